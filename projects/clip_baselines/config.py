@@ -68,8 +68,6 @@ class Config(ExperimentConfig):
         data, method = self.data, self.method
         if self.model.open_clip is None:
             raise ValueError("set model.open_clip; this project trains open_clip's towers")
-        if data.source == "webdataset":
-            raise ValueError("data.source=webdataset has no views yet: write a CSV of the shards")
         if method.separate_heads and not data.num_augs:
             raise ValueError("method.separate_heads needs views: set data.num_augs, or false")
         if method.name == "swalip":

@@ -1,8 +1,10 @@
 """A clean pair and K augmented views of image and text."""
 
 import copy
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import InterpolationMode
 
 from common.data.image.multi_view import ViewStack
@@ -26,11 +28,13 @@ from common.families.image_text import photographs
 from common.families.image_text.data import (
     eval_transform,
     normalization,
+    shards,
+    text_keys,
     train_pairs,
     train_transform,
 )
 from projects.clip_baselines.config import Config
-from projects.clip_baselines.multi_view import MultiViewPairs
+from projects.clip_baselines.multi_view import MultiViewPairs, MultiViewSamples, ViewTexts
 from projects.clip_baselines.photo_texts import JoinedTexts, Mixture, PhotoTexts
 from projects.clip_baselines.view_options import RocketData
 
@@ -41,6 +45,17 @@ OPERATIONS = ("replace", "swap", "delete", "keep")
 def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
     """Loaders of the config's views, with a labelled set for validation if it names one."""
     data = cfg.data
+    clean, augmented = text_changes(data)
+    if data.source == "webdataset":
+        texts_of = ViewTexts(tokenizer, data.num_augs, data.captions_of_views, clean, augmented)
+        samples = MultiViewSamples(
+            train_transform(data),
+            ViewStack(view_transforms(data)) if data.num_augs else None,
+            texts_of,
+            seed=cfg.seed,
+            text_keys=text_keys(data),
+        )
+        return _loaders(cfg, shards(data, samples, cfg.seed))
     images, texts = train_pairs(cfg, train_transform(data), TEXTS_FROM)
     assert isinstance(images, CachedImages | ImageFiles)
     mixture = None
@@ -52,7 +67,6 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
     if data.num_augs:
         views = copy.copy(images)
         views.transform = ViewStack(view_transforms(data))
-    clean, augmented = text_changes(data)
     train = MultiViewPairs(
         images,
         views,
@@ -66,7 +80,11 @@ def build_data(cfg: Config, tokenizer: ClipTokenizer) -> ContrastiveData:
         row_of=mixture,
         length=None if mixture is None else len(mixture),
     )
-    val = {}
+    return _loaders(cfg, train)
+
+
+def _loaders(cfg: Config, train: Dataset[Any]) -> ContrastiveData:
+    data, val = cfg.data, {}
     if cfg.eval.validate is not None:
         from common.data.image.benchmarks import load_image_set
 

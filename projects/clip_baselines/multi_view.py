@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -12,9 +13,10 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.deferred import finished
-from common.data.image.multi_view import views_first
-from common.data.image.sources import ViewSource
+from common.data.image.multi_view import ViewStack, views_first
+from common.data.image.sources import PlannedTransform, View, ViewSource, batch_of, read_views
 from common.data.image_text.captions import TextAugment, TextSource
+from common.data.image_text.shards import Sample, sample_image, sample_texts
 from common.data.samplers import Key, Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
 
@@ -31,6 +33,43 @@ class MultiViewPair(TypedDict):
     texts: list[list[str]]  # what was tokenised
     ids: Tensor  # (B,) int64 sample indices
     skipped: int  # corrupt samples that this batch left out
+
+
+@dataclass(frozen=True)
+class ViewTexts:
+    """The texts of a clean pair and of its K views.
+
+    Attributes:
+        tokenizer: texts -> ids.
+        num_views: K.
+        captions: ``single`` draws one text per access for all views, ``multi`` one for each view.
+        clean_text: changes the clean text.
+        view_text: changes the text of a view.
+    """
+
+    tokenizer: TextTokenizer
+    num_views: int
+    captions: Captions = "single"
+    clean_text: TextAugment | None = None
+    view_text: TextAugment | None = None
+
+    def draw(self, texts: Sequence[str], rng: Rng) -> list[str]:
+        """The clean text, then that of each view."""
+        choice = [text for text in texts if text.strip()] or [""]
+        drawn = [choice[int(rng.integers(len(choice)))]]
+        for _ in range(self.num_views):
+            again = self.captions == "multi"
+            drawn.append(choice[int(rng.integers(len(choice)))] if again else drawn[0])
+        changes = [self.clean_text, *[self.view_text] * self.num_views]
+        return [
+            change(text, rng) if change else text
+            for text, change in zip(drawn, changes, strict=True)
+        ]
+
+    def tokens(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """(B, 1 + K, L) of drawn texts."""
+        flat = self.tokenizer([text for row in texts for text in row])
+        return flat.reshape(len(texts), 1 + self.num_views, -1)
 
 
 class MultiViewPairs(Dataset[MultiViewPair]):
@@ -75,9 +114,8 @@ class MultiViewPairs(Dataset[MultiViewPair]):
             raise UserError(f"images, views and texts must be equally many, not {sorted(lengths)}")
         if (views is None) != (num_views == 0):
             raise ValueError(f"num_views={num_views} and views={views} do not fit together")
-        self.images, self.views, self.captions, self.tokenizer = images, views, texts, tokenizer
-        self.seed, self.num_views, self.policy = seed, num_views, captions
-        self.clean_text, self.view_text = clean_text, view_text
+        self.images, self.views, self.captions, self.seed = images, views, texts, seed
+        self.texts = ViewTexts(tokenizer, num_views, captions, clean_text, view_text)
         self.row_of, self.length = row_of, length
 
     def __len__(self) -> int:
@@ -102,11 +140,10 @@ class MultiViewPairs(Dataset[MultiViewPair]):
         size = self.images.transform.size
         views = views_first(stacks[0]) if stacks else torch.empty(0, len(rows), 3, size, size)
         texts = [self._texts(row, *key) for row, key in zip(rows, keys_left, strict=True)]
-        tokens = self.tokenizer([text for row in texts for text in row])
         return {
             "images": images,
             "views": views,
-            "tokens": tokens.reshape(len(rows), 1 + self.num_views, -1),
+            "tokens": self.texts.tokens(texts),
             "texts": texts,
             "ids": torch.tensor(rows),
             "skipped": len(keys) - len(kept),
@@ -116,15 +153,51 @@ class MultiViewPairs(Dataset[MultiViewPair]):
         return [sample_rng(self.seed, epoch, index, stream) for index, epoch in keys]
 
     def _texts(self, row: int, index: int, epoch: int) -> list[str]:
-        """The clean text, then that of each view."""
         rng = sample_rng(self.seed, epoch, index, _TEXT_STREAM)
-        choice = [text for text in self.captions.texts(row) if text.strip()] or [""]
-        drawn = [choice[int(rng.integers(len(choice)))]]
-        for _ in range(self.num_views):
-            again = self.policy == "multi"
-            drawn.append(choice[int(rng.integers(len(choice)))] if again else drawn[0])
-        changes = [self.clean_text, *[self.view_text] * self.num_views]
-        return [
-            change(text, rng) if change else text
-            for text, change in zip(drawn, changes, strict=True)
-        ]
+        return self.texts.draw(self.captions.texts(row), rng)
+
+
+class MultiViewSamples:
+    """The same of a stream of shards: `Samples` of `common.data.image_text.streaming`.
+
+    Args:
+        transform: of the clean image.
+        views: K transforms; None: K = 0.
+        texts: of pair and views.
+        seed: the experiment's seed.
+        text_keys: see `sample_texts`; empty texts are not drawn where there is another.
+    """
+
+    def __init__(
+        self,
+        transform: PlannedTransform,
+        views: ViewStack | None,
+        texts: ViewTexts,
+        *,
+        seed: int,
+        text_keys: Sequence[str] = ("txt",),
+    ) -> None:
+        self.transforms = [transform] if views is None else [transform, views]
+        self.texts, self.seed, self.text_keys = texts, seed, text_keys
+
+    def row(self, sample: Sample, epoch: int, position: int) -> tuple[list[View], list[str]]:
+        """Views of the image, and texts."""
+        rngs = [sample_rng(self.seed, epoch, position, s) for s in (_CLEAN_STREAM, _VIEW_STREAM)]
+        texts = sample_texts(sample, self.text_keys, allow_empty=True)
+        chosen = self.texts.draw(texts, sample_rng(self.seed, epoch, position, _TEXT_STREAM))
+        looks = list(zip(self.transforms, rngs, strict=False))  # K = 0 has no views
+        return read_views(sample_image(sample), looks), chosen
+
+    def batch(self, rows: list[tuple[list[View], list[str]]]) -> dict[str, Any]:
+        """Images, views, tokens and texts of `MultiViewPair`."""
+        columns, texts = zip(*[views for views, _ in rows], strict=True), [t for _, t in rows]
+        looks = zip(self.transforms, columns, strict=True)
+        images, *stacks = [batch_of(transform, column) for transform, column in looks]
+        size = self.transforms[0].size
+        views = views_first(stacks[0]) if stacks else torch.empty(0, len(rows), 3, size, size)
+        return {
+            "images": images,
+            "views": views,
+            "tokens": self.texts.tokens(texts),
+            "texts": texts,
+        }

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from common.data.image import sources as im
 from common.data.image_text.captions import CaptionedImages, CaptionLists
+from common.data.image_text.streaming import CaptionedSamples
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.samplers import Key, sample_rng
@@ -130,7 +131,8 @@ def training_data(cfg: Config, stage: str, tokenizer: ClipTokenizer) -> Contrast
         pair_data = pairs_of(data)
         transform = pairs.train_transform(pair_data)
         if data.source == "webdataset":
-            train = pairs.shards(pair_data, transform, tokenizer, {"seed": cfg.seed})
+            samples = CaptionedSamples(transform, tokenizer, seed=cfg.seed)
+            train = pairs.shards(pair_data, samples, cfg.seed)
         else:
             train = CaptionedImages(
                 *pairs.official_files(pair_data, transform, ""), tokenizer, seed=cfg.seed

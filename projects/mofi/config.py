@@ -14,9 +14,9 @@ from common.ranges import Count, NonNegative, Positive, Probability, Rate, Whole
 class EntityData(ImageTextData):
     """Images with alt-texts and entities (I2E)."""
 
-    # jsonl: rows of the data engine; pool: bundled drawings and photographs, sent through the
-    # engine
-    source: Literal["jsonl", "pool", "synthetic"] = "jsonl"  # type: ignore[assignment]
+    # jsonl: rows of the data engine; webdataset: such rows as key.json next to key.jpg, in
+    # data.shards; pool: bundled drawings and photographs, sent through the engine
+    source: Literal["jsonl", "webdataset", "pool", "synthetic"] = "jsonl"  # type: ignore[assignment]
     files: str | None = None  # JSONL of the engine, below data.root; entities.tsv lies alongside it
     image_root: str | None = None  # folder of its image paths, below data.root; None: the JSONL's
     text: Literal["name", "name_description", "alt_text"] = "name_description"  # contrastive text
@@ -167,6 +167,8 @@ class Config(ExperimentConfig):
             raise ValueError("set model.open_clip; this project trains open_clip's towers")
         if self.data.source == "jsonl" and self.data.files is None:
             raise ValueError("data.source=jsonl needs data.files, a JSONL file of TASK=build")
+        if self.data.source == "webdataset":
+            self.data.check_source()
         if method.logq_correction and method.sampling == "uniform":
             raise ValueError("method.logq_correction needs method.sampling=frequency")
         if method.recipe != "contrastive":

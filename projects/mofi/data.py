@@ -14,8 +14,17 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.deferred import finished
-from common.data.image.sources import CachedImages, ImageFiles, TrainTransform, ViewSource
+from common.data.image.sources import (
+    CachedImages,
+    ImageFiles,
+    TrainTransform,
+    View,
+    ViewSource,
+    batch_of,
+    read_views,
+)
 from common.data.image.synthetic import synthetic_pairs
+from common.data.image_text.shards import Sample, names_of, sample_image
 from common.data.lines import LineFile
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
@@ -110,39 +119,102 @@ class EntityImages(Dataset[EntityBatch]):
         looks = [(self.data.images.transform, rngs)]
         (images,), kept = self.data.images.views([index for index, _ in keys], looks)
         chosen = [keys[place] for place in kept]
-        numbers_of_images = [list(self.data.numbers[index]) for index, _ in chosen]
-        most = max(map(len, numbers_of_images), default=0)
-        if most > self.max_entities:
-            raise UserError(
-                f"an image has {most} entities, but data.max_entities={self.max_entities}: set"
-                f" data.max_entities={most}"
-            )
+        numbers = [list(self.data.numbers[index]) for index, _ in chosen]
         labels = [
-            self._drawn(row, *key) for row, key in zip(numbers_of_images, chosen, strict=True)
+            drawn(row, self.seed, epoch, index)
+            for row, (index, epoch) in zip(numbers, chosen, strict=True)
         ]
-        entities = torch.full((len(numbers_of_images), self.max_entities), NO_ENTITY)
-        for place, row in enumerate(numbers_of_images):
-            entities[place, : len(row)] = torch.tensor(row)
         texts = [self.text_of(index, y) for (index, _), y in zip(chosen, labels, strict=True)]
         return {
             "images": images,
-            "labels": torch.tensor(labels),
-            "entities": entities,
+            **entity_columns(numbers, labels, self.max_entities),
             "tokens": self.tokenizer(texts),
             "texts": texts,
             "ids": torch.tensor([index for index, _ in chosen]),
             "skipped": len(keys) - len(kept),
         }
 
-    def _drawn(self, row: list[int], index: int, epoch: int) -> int:
-        rng = sample_rng(self.seed, epoch, index, LABEL_STREAM)
-        return row[int(rng.integers(len(row)))]
-
     def text_of(self, index: int, label: int) -> str:
         """What the text encoder sees of an image with a drawn entity."""
         if self.text == "alt_text":
             return self.data.alt_texts[index]
         return entity_text(self.data.table[label], self.text == "name_description")
+
+
+def drawn(numbers: list[int], seed: int, epoch: int, index: int) -> int:
+    """One of the entities of an image."""
+    rng = sample_rng(seed, epoch, index, LABEL_STREAM)
+    return numbers[int(rng.integers(len(numbers)))]
+
+
+def entity_columns(
+    numbers: Sequence[Sequence[int]], labels: Sequence[int], max_entities: int
+) -> dict[str, Tensor]:
+    """Drawn and all entities of the images of a batch.
+
+    Raises:
+        UserError: an image of more entities than `max_entities`.
+    """
+    most = max(map(len, numbers), default=0)
+    if most > max_entities:
+        raise UserError(
+            f"an image has {most} entities, but data.max_entities={max_entities}: set"
+            f" data.max_entities={most}"
+        )
+    entities = torch.full((len(numbers), max_entities), NO_ENTITY)
+    for place, row in enumerate(numbers):
+        entities[place, : len(row)] = torch.tensor(row)
+    return {"labels": torch.tensor(labels), "entities": entities}
+
+
+class EntitySamples:
+    """The same of a stream of shards: `Samples` of `common.data.image_text.streaming`.
+
+    The ``.json`` of a sample is a row of the data engine.
+
+    Args:
+        transform: of an image.
+        table: entity of each number.
+        tokenizer, seed, text, max_entities: see `EntityImages`.
+    """
+
+    def __init__(
+        self,
+        transform: TrainTransform,
+        table: Sequence[EntityName],
+        tokenizer: ClipTokenizer,
+        *,
+        seed: int,
+        text: str,
+        max_entities: int,
+    ) -> None:
+        self.transform, self.table, self.tokenizer = transform, table, tokenizer
+        self.seed, self.text, self.max_entities = seed, text, max_entities
+        self.number = {entity.id: i for i, entity in enumerate(table)}
+
+    def row(self, sample: Sample, epoch: int, position: int) -> tuple[View, list[int], int, str]:
+        """View, numbers of the entities, the drawn one, and its text."""
+        content = json.loads(sample["json"])
+        numbers = [self.number[entity["id"]] for entity in content["entities"]]
+        if not numbers:
+            raise ValueError("no entity")
+        label = drawn(numbers, self.seed, epoch, position)
+        rng = sample_rng(self.seed, epoch, position, IMAGE_STREAM)
+        (view,) = read_views(sample_image(sample), [(self.transform, rng)])
+        if self.text == "alt_text":
+            return view, numbers, label, str(content["alt_text"])
+        text = entity_text(self.table[label], self.text == "name_description")
+        return view, numbers, label, text
+
+    def batch(self, rows: list[tuple[View, list[int], int, str]]) -> dict[str, Any]:
+        """Images, entities, tokens and texts of `EntityBatch`."""
+        views, numbers, labels, texts = map(list, zip(*rows, strict=True))
+        return {
+            "images": batch_of(self.transform, views),
+            **entity_columns(numbers, labels, self.max_entities),
+            "tokens": self.tokenizer(texts),
+            "texts": texts,
+        }
 
 
 def train_transform(cfg: Config) -> TrainTransform:
@@ -157,6 +229,27 @@ def training_data(cfg: Config, data: EntitySet, tokenizer: ClipTokenizer) -> Con
     )
     return ContrastiveData(
         train, batch_size=cfg.data.batch_size, seed=cfg.seed, num_workers=cfg.data.num_workers
+    )
+
+
+def streamed_data(
+    cfg: Config, table: Sequence[EntityName], tokenizer: ClipTokenizer
+) -> ContrastiveData:
+    """Loaders of shards."""
+    data = cfg.data
+    samples = EntitySamples(
+        train_transform(cfg),
+        table,
+        tokenizer,
+        seed=cfg.seed,
+        text=data.text,
+        max_entities=data.max_entities,
+    )
+    return ContrastiveData(
+        image_text.shards(data, samples, cfg.seed),
+        batch_size=data.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
     )
 
 
@@ -232,8 +325,10 @@ class AltTexts:
 
 
 def files_of(cfg: Config) -> tuple[Path, Path]:
-    """The JSONL and the table of entities alongside it."""
-    path = data_root(cfg.data.root) / str(cfg.data.files)
+    """The JSONL, or the first shard, and the table of entities alongside it."""
+    data = cfg.data
+    name = next(names_of(str(data.shards))) if data.source == "webdataset" else str(data.files)
+    path = data_root(data.root) / name
     return path, path.with_name(TABLE)
 
 

@@ -39,7 +39,7 @@ def class_bytes(cfg: Config, module: Any, ranks: int) -> dict[str, int]:
 
 def num_classes(cfg: Config) -> int:
     """Entities of the set; of one that is not on disk, what the config says."""
-    if cfg.data.source == "jsonl" and files_of(cfg)[1].exists():
+    if cfg.data.source in ("jsonl", "webdataset") and files_of(cfg)[1].exists():
         return len(read_entities(files_of(cfg)[1]))
     return cfg.method.num_classes or 1000
 

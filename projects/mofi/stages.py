@@ -21,6 +21,9 @@ from projects.mofi.data import (
     EntityName,
     EntitySet,
     file_set,
+    files_of,
+    read_entities,
+    streamed_data,
     synthetic_set,
     train_transform,
     training_data,
@@ -33,6 +36,12 @@ from projects.mofi.select import Row, entity_table, frequency_filter, split_by_s
 def stages(cfg: Config) -> Iterator[Stage]:
     """The recipe on the config's set; the pool is filtered first."""
     require_judged_sets(cfg)
+    if cfg.data.source == "webdataset":
+        table = read_entities(files_of(cfg)[1])
+        counts = torch.tensor([entity.count for entity in table])
+        module = MOFI(cfg, None, len(table), counts)
+        yield Stage("train", module, streamed_data(cfg, table, build_tokenizer(cfg.model)))
+        return
     quality = None
     if cfg.data.source == "pool":
         pool = read_pool(cfg)

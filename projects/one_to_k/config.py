@@ -20,7 +20,9 @@ from common.ranges import (
     Whole,
 )
 
-Source = Literal["synthetic", "emoji", "jsonl", "captions", "multi30k", "coco", "xflickrco", "wit"]
+Source = Literal[
+    "synthetic", "emoji", "jsonl", "webdataset", "captions", "multi30k", "coco", "xflickrco", "wit"
+]
 BENCHMARKS = ("multi30k", "coco", "xflickrco", "wit")
 
 
@@ -32,12 +34,13 @@ class CrossLingualData(DataConfig):
         "jsonl"  # emoji: bundled; captions: texts alone, the pivot in the image's place
     )
     files: str | None = None  # jsonl: pattern below data.root; captions: <split> in a file's name
+    shards: str | None = None  # webdataset: pattern below data.root, key.jpg and key.json a sample
     images: str | None = None  # folder of the images, below data.root
     languages: list[str] = field(default_factory=list)  # empty: sorted keys of the first line
     pivot: str = "en"
     texts_per_image: Count | None = None  # K of 1-to-K, drawn per access; None: all languages
     split: str = "train"  # of a benchmark that is trained on
-    num_samples: Count = 64  # of source=synthetic
+    num_samples: Count = 64  # of source=synthetic, and of an epoch of source=webdataset
     train_fraction: Share = 1.0  # of the emoji or captions, drawn by the seed
     image_size: Count = 224  # height and width in pixels
     crop_scale: Interval = (0.2, 1.0)  # area range of the random resized crop
@@ -153,6 +156,8 @@ class Config(ExperimentConfig):
             raise ValueError("data.languages names a language twice")
         if self.data.source == "jsonl" and self.data.files is None:
             raise ValueError("data.source=jsonl needs data.files, such as cc3m/part_*.data")
+        if self.data.source == "webdataset" and not (self.data.shards and languages):
+            raise ValueError("data.source=webdataset needs data.shards and data.languages")
         if languages and texts is not None and texts > len(languages):
             raise ValueError(
                 f"data.texts_per_image={texts}, but there are {len(languages)} languages"

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.decode import decode_image
 from common.data.image import sources as im
 from common.data.image.pipelines import mild_rand_augment
 from common.data.image.synthetic import synthetic_pairs
+from common.data.image_text.shards import expand_shards
+from common.data.image_text.streaming import ShardStream
 from common.data.lookup import bundled, data_root, require
 from common.data.module import ContrastiveData
 from common.data.packed import PackedImages
@@ -30,6 +33,8 @@ from projects.one_to_k.masking import mask_spans
 from projects.one_to_k.multilingual import (
     CaptionLines,
     MultilingualPairs,
+    MultilingualSamples,
+    TextOptions,
     Translations,
     plain_caption,
 )
@@ -121,24 +126,40 @@ def build_data(cfg: Config) -> ContrastiveData:
         UserError: missing files or languages.
     """
     data, tokenizer = cfg.data, build_tokenizer(cfg.model)
-    source = training_source(cfg, tokenizer)
     mask = None
     if cfg.method.mlm_weight > 0:
         assert isinstance(tokenizer, FixedLengthTokenizer)
         mask = partial(_mask, cfg, tokenizer)
-    train = MultilingualPairs(
-        source.images,
-        source.texts,
-        source.languages,
-        tokenizer,
-        seed=cfg.seed,
+    options = partial(
+        TextOptions,
+        tokenizer=tokenizer,
         policy=cfg.method.policy,
         num_texts=data.texts_per_image if cfg.method.policy == "all" else None,
         clean=partial(plain_caption, max_words=data.max_words),
         mask=mask,
-        image_ids=source.image_ids,
-        max_corrupt=data.max_corrupt,
     )
+    train: Dataset[Any]
+    if data.source == "webdataset":
+        texts = options(_ordered(cfg, data.languages))
+        train = ShardStream(
+            expand_shards(str(data.shards), data_root(data.root)),
+            MultilingualSamples(train_transform(cfg), texts, seed=cfg.seed),
+            batch_size=data.batch_size,
+            seed=cfg.seed,
+            num_samples=data.num_samples,
+            num_workers=data.num_workers,
+            max_corrupt=data.max_corrupt,
+        )
+    else:
+        source = training_source(cfg, tokenizer)
+        train = MultilingualPairs(
+            source.images,
+            source.texts,
+            options(source.languages),
+            seed=cfg.seed,
+            image_ids=source.image_ids,
+            max_corrupt=data.max_corrupt,
+        )
     return ContrastiveData(
         train, batch_size=data.batch_size, seed=cfg.seed, num_workers=data.num_workers
     )
@@ -312,9 +333,9 @@ def validation_set(cfg: Config, tokenizer: Tokenizer) -> EvalSet:
     dev = replace(cfg, eval=replace(cfg.eval, split="dev"))
     if (source_set := _source_set(dev, tokenizer)) is not None:
         return source_set
-    if cfg.data.source == "jsonl":
+    if cfg.data.source in ("jsonl", "webdataset"):
         raise UserError(
-            "data.source=jsonl has no validation set: set trainer.val_every_n_steps=null"
+            f"data.source={cfg.data.source} has no validation set: set trainer.val_every_n_steps=null"
         )
     languages = VAL_LANGUAGES.get(cfg.data.source) or BENCHMARK_SETS[cfg.data.source][0]
     languages = cfg.eval.languages or languages

@@ -6,8 +6,9 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NotRequired, Protocol, TypedDict
+from typing import Any, BinaryIO, Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch.utils.data import Dataset
 
 from common.config import UserError
 from common.data.corrupt import CorruptCounter
-from common.data.image.sources import ImageSource
+from common.data.image.sources import ImageSource, ImageTransform, View, batch_of, read_views
 from common.data.image_text.captions import IMAGE_STREAM, TEXT_STREAM
+from common.data.image_text.shards import Sample, sample_image
 from common.data.lines import LineFile, cached_index
 from common.data.samplers import Key, Rng, sample_rng
 
@@ -88,6 +90,68 @@ def choose_languages(
     return [languages[i] for i in sorted(rng.choice(count, num_texts, replace=False).tolist())]
 
 
+@dataclass(frozen=True)
+class TextOptions:
+    """What becomes of the texts of a sample.
+
+    Attributes:
+        languages: K names; the first is the pivot of the policy ``pivot``.
+        tokenizer: texts -> ids (N, L).
+        policy: see `choose_languages`.
+        num_texts: see `choose_languages`.
+        clean: applied to every text.
+        mask: makes masked ids and labels of a row of ids; None: a batch has neither.
+
+    Raises:
+        UserError: a pivot without other languages, or more texts asked for than there are
+            languages.
+    """
+
+    languages: list[str]
+    tokenizer: Callable[[list[str]], Tensor]
+    policy: LanguagePolicy = "all"
+    num_texts: int | None = None
+    clean: Callable[[str], str] = plain_caption
+    mask: MaskTokens | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy == "pivot" and len(self.languages) < 2:
+            raise UserError(f"a pivot needs a second language next to {self.languages[0]}")
+        if self.num_texts is not None and not 1 <= self.num_texts <= len(self.languages):
+            raise UserError(
+                f"{self.num_texts} texts an image asked for, of {len(self.languages)} languages"
+            )
+
+    def choose(self, texts: Mapping[str, str], rng: Rng) -> dict[str, str]:
+        """Cleaned texts by language in the order of the languages; empty where one is missing."""
+        there = [x for x in self.languages if texts.get(x)]
+        if not there or (self.policy != "random" and len(there) < len(self.languages)):
+            return {}
+        chosen = choose_languages(there, self.policy, rng, self.num_texts)
+        return {language: self.clean(texts[language]) for language in chosen}
+
+    def columns(
+        self, chosen: Sequence[Mapping[str, str]], mask_rngs: Sequence[Rng]
+    ) -> dict[str, Tensor]:
+        """Tensors of the texts of a batch."""
+        tokens = self.tokenizer([text for texts in chosen for text in texts.values()])
+        tokens = tokens.reshape(len(chosen), -1, tokens.shape[-1])
+        columns = {
+            "tokens": tokens,
+            "languages": torch.tensor([[self.languages.index(x) for x in t] for t in chosen]),
+        }
+        if self.mask is not None:
+            pairs = [
+                [self.mask(row.numpy(), rng) for row in ids]
+                for ids, rng in zip(tokens, mask_rngs, strict=True)
+            ]
+            for place, name in enumerate(("masked", "labels")):
+                columns[name] = torch.from_numpy(
+                    np.stack([np.stack([pair[place] for pair in row]) for row in pairs])
+                )
+        return columns
+
+
 class MultilingualPairs(Dataset[MultilingualBatch]):
     """Training set; item = batch of a list of keys ``(index, epoch)``.
 
@@ -96,45 +160,29 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
     Args:
         images: image source with a training transform.
         texts: of the same samples.
-        languages: K names; the first is the pivot of the policy ``pivot``.
-        tokenizer: texts -> ids (N, L).
+        options: what becomes of the texts.
         seed: the experiment's seed.
-        policy: see `choose_languages`.
-        num_texts: see `choose_languages`.
-        clean: applied to every text.
-        mask: makes masked ids and labels of a row of ids; None: a batch has neither.
         image_ids: (N,) image of each sample where several share one; None: the sample itself.
         max_corrupt: largest tolerated fraction of samples without one of the languages.
 
     Raises:
-        UserError: sources of different length, a pivot without other languages, or more texts asked
-            for than there are languages.
+        UserError: sources of different length.
     """
 
     def __init__(
         self,
         images: ImageSource,
         texts: Translations,
-        languages: Sequence[str],
-        tokenizer: Callable[[list[str]], Tensor],
+        options: TextOptions,
         *,
         seed: int,
-        policy: LanguagePolicy = "all",
-        num_texts: int | None = None,
-        clean: Callable[[str], str] = plain_caption,
-        mask: MaskTokens | None = None,
         image_ids: Sequence[int] | None = None,
         max_corrupt: float = 0.05,
     ) -> None:
         if len(images) != len(texts):
             raise UserError(f"{len(images)} images but texts for {len(texts)}")
-        if policy == "pivot" and len(languages) < 2:
-            raise UserError(f"a pivot needs a second language next to {languages[0]}")
-        if num_texts is not None and not 1 <= num_texts <= len(languages):
-            raise UserError(f"{num_texts} texts an image asked for, of {len(languages)} languages")
-        self.images, self.texts, self.languages = images, texts, list(languages)
-        self.tokenizer, self.seed, self.policy, self.num_texts = tokenizer, seed, policy, num_texts
-        self.clean, self.mask, self.image_ids = clean, mask, image_ids
+        self.images, self.texts, self.options = images, texts, options
+        self.seed, self.image_ids = seed, image_ids
         self.counter = CorruptCounter("translations", max_fraction=max_corrupt)
 
     def __len__(self) -> int:
@@ -150,44 +198,60 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
             raise UserError(f"no sample of a batch of {len(keys)} has a text in every language")
         kept = [keys[readable[row]] for row in rows]
         chosen = [texts_of_rows[row] for row in rows]
-        tokens = self.tokenizer([text for texts in chosen for text in texts.values()])
-        tokens = tokens.reshape(len(rows), -1, tokens.shape[-1])
-        batch: MultilingualBatch = {
+        columns: Any = self.options.columns(
+            chosen, [sample_rng(self.seed, epoch, index, MASK_STREAM) for index, epoch in kept]
+        )
+        return {
             "images": images[torch.tensor(rows)],
-            "tokens": tokens,
-            "languages": torch.tensor([[self.languages.index(x) for x in t] for t in chosen]),
+            **columns,
             "ids": torch.tensor([self._image(index) for index, _ in kept]),
             "skipped": len(keys) - len(rows),
         }
-        if self.mask is not None:
-            pairs = [self._masked(ids, *key) for ids, key in zip(tokens, kept, strict=True)]
-            batch["masked"] = torch.stack([masked for masked, _ in pairs])
-            batch["labels"] = torch.stack([labels for _, labels in pairs])
-        return batch
 
     def _image(self, index: int) -> int:
         return index if self.image_ids is None else self.image_ids[index]
 
     def _texts(self, index: int, epoch: int) -> dict[str, str]:
-        """Cleaned texts by language in the order of the languages; empty where one is missing."""
-        rng = sample_rng(self.seed, epoch, index, TEXT_STREAM)
         texts = self.texts[index]
-        there = [x for x in self.languages if texts.get(x)]
-        if not there or (self.policy != "random" and len(there) < len(self.languages)):
+        chosen = self.options.choose(texts, sample_rng(self.seed, epoch, index, TEXT_STREAM))
+        if chosen:
+            self.counter.good()
+        else:
             self.counter.bad(f"sample {index}", f"it has {sorted(texts)} only")
-            return {}
-        self.counter.good()
-        chosen = choose_languages(there, self.policy, rng, self.num_texts)
-        return {language: self.clean(texts[language]) for language in chosen}
+        return chosen
 
-    def _masked(self, tokens: Tensor, index: int, epoch: int) -> tuple[Tensor, Tensor]:
-        assert self.mask is not None
-        rng = sample_rng(self.seed, epoch, index, MASK_STREAM)
-        pairs = [self.mask(row.numpy(), rng) for row in tokens]
-        return (
-            torch.from_numpy(np.stack([masked for masked, _ in pairs])),
-            torch.from_numpy(np.stack([labels for _, labels in pairs])),
+
+class MultilingualSamples:
+    """The same of a stream of shards: `Samples` of `common.data.image_text.streaming`.
+
+    The ``.json`` of a sample has its texts by language under ``caption``.
+
+    Args:
+        transform: of an image.
+        options: of the texts.
+        seed: the experiment's seed.
+    """
+
+    def __init__(self, transform: ImageTransform, options: TextOptions, *, seed: int) -> None:
+        self.transform, self.options, self.seed = transform, options, seed
+
+    def row(self, sample: Sample, epoch: int, position: int) -> tuple[View, dict[str, str], Rng]:
+        """View, texts by language, and the generator of their masks."""
+        image, text, mask = (
+            sample_rng(self.seed, epoch, position, stream)
+            for stream in (IMAGE_STREAM, TEXT_STREAM, MASK_STREAM)
         )
+        texts = json.loads(sample["json"])["caption"]
+        chosen = self.options.choose(texts, text)
+        if not chosen:
+            raise ValueError(f"it has {sorted(texts)} only")
+        (view,) = read_views(sample_image(sample), [(self.transform, image)])
+        return view, chosen, mask
+
+    def batch(self, rows: list[tuple[View, dict[str, str], Rng]]) -> dict[str, Any]:
+        """Images, tokens and languages of `MultilingualBatch`."""
+        views, chosen, masks = map(list, zip(*rows, strict=True))
+        return {"images": batch_of(self.transform, views), **self.options.columns(chosen, masks)}
 
 
 class CaptionLines:

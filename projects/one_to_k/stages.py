@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.image_text.shards import is_local, names_of
 from common.data.lookup import data_root
 from common.encoders.pretrained import stand_in
 from common.engine.experiment import (
@@ -135,6 +136,11 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         there = bool(list(path.parent.glob(path.name)))
         hint = "captions of CC3M in several languages, see the card, or TASK=translate"
         needed = [Requirement("data: captions", str(path), there, hint)]
+    elif data.source == "webdataset":
+        first = next(names_of(str(data.shards)))
+        if is_local(first):
+            path = data_root(data.root) / first
+            needed = [Requirement(f"data: {path.name}", str(path), path.exists(), "see the card")]
     elif data.source != "synthetic":
         path = data_root(data.root) / data.source
         hint = "layout and source in the card's section Data"

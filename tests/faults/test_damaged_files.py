@@ -18,7 +18,7 @@ from common.config import ROOT, UserError
 from common.damage import remedy
 from common.data.image.sources import EvalTransform
 from common.data.image_text.shards import is_cut_off
-from common.data.image_text.streaming import StreamingPairs
+from common.data.image_text.streaming import CaptionedSamples, ShardStream
 from common.data.packed import PackedImages
 from common.data.retrieval.beir import json_rows
 from common.data.retrieval.readers import _json_lines
@@ -140,7 +140,8 @@ def test_a_damaged_shard_of_two_stops_the_stream(tmp_path, damage):
         shard(tmp_path / name, 20)
     names = [str(tmp_path / name) for name in ("0.tar", "1.tar")]
     assert [is_cut_off(name) for name in names] == [False, False]
-    data = StreamingPairs(names, EvalTransform(8), ClipTokenizer(8), batch_size=60, seed=0)
+    samples = CaptionedSamples(EvalTransform(8), ClipTokenizer(8), seed=0)
+    data = ShardStream(names, samples, batch_size=60, seed=0)
     damage(tmp_path / "1.tar")
     said = r"1 of 2 shards cannot be read to their end, last .*1\.tar.*get it again"
     with pytest.raises(UserError, match=said):

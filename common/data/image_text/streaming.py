@@ -1,4 +1,4 @@
-"""Image-text pairs streamed from webdataset shards: seeded, resumable, tolerant of bad samples.
+"""Samples streamed from webdataset shards: seeded, resumable, tolerant of bad samples.
 
 The stream is an endless sequence of batches per rank, so a position is one number. With W loader
 processes, batch b belongs to lane b mod W; each lane has its own shards and its own order. A loader
@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -23,42 +23,64 @@ from common.data.image.sources import ImageTransform, View, batch_of, read_views
 from common.data.image_text.captions import (
     IMAGE_STREAM,
     TEXT_STREAM,
-    ImageTextBatch,
     TextAugment,
     TextPolicy,
     check_policy,
     choose_texts,
     tokenize,
 )
-from common.data.image_text.shards import Sample, expand_shards, is_cut_off, sample_id, sample_texts
+from common.data.image_text.shards import (
+    Sample,
+    expand_shards,
+    is_cut_off,
+    sample_id,
+    sample_image,
+    sample_texts,
+)
 from common.data.samplers import Rng, sample_rng
 from common.data.text.tokenizers import TextTokenizer
 from common.distributed.process import rank, world_size
 
 log = logging.getLogger(__name__)
-IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _COUNTERS = 256  # shared slots, one for each loader process
 _SHARD_STREAM, _LANE_STREAM = 2, 3  # random streams besides those of an access
 _READ_ERRORS = (ValueError, KeyError, TypeError, RecursionError)
 
 
-class StreamingPairs(IterableDataset[ImageTextBatch]):
-    """Endless batches of image-text pairs from tar shards.
+class Samples(Protocol):
+    """What the samples of a stream become."""
+
+    def row(self, sample: Sample, epoch: int, position: int) -> Any:
+        """One decoded sample.
+
+        Args:
+            sample: suffix -> undecoded bytes.
+            epoch: with `position`, what everything that is drawn depends on.
+            position: in the epoch, over all ranks.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is corrupt.
+        """
+        ...
+
+    def batch(self, rows: list[Any]) -> dict[str, Any]:
+        """A batch of rows; its images may be unfinished, see `common.data.deferred`."""
+        ...
+
+
+class ShardStream(IterableDataset[Any]):
+    """Endless batches of samples from tar shards.
+
+    A batch has what `samples` makes of its rows, and ``ids`` (B,) int64, ``keys`` and ``skipped``.
 
     Args:
         shards: shard pattern (``{0000..0099}`` braces allowed) or a list of shards; local paths or
             URLs that webdataset opens.
-        transform: training transform of one image.
-        tokenizer: texts -> ids.
+        samples: decodes.
         batch_size: samples per rank and batch, corrupt ones included.
         seed: the experiment's seed.
         num_samples: size of the whole set; with it, shards are redistributed every epoch of
             num_samples // (batch_size * ranks) batches. None: one epoch without end.
-        text_keys: where the texts of a sample are, the original first: ``txt`` is a file of the
-            sample, ``json.rewrites`` a field (text or list of texts) of its JSON file.
-        text_policy: see `common.data.image_text.captions.choose_texts`.
-        num_texts: texts per image under policy ``multi``.
-        augment_text: applied to every chosen text.
         resampled: draw shards with replacement, so that any number of shards serves any number of
             ranks and processes. None: only with more than one rank.
         shuffle_buffer: undecoded samples among which the next one is drawn; 0 keeps shard order.
@@ -67,33 +89,25 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
             cannot be read to their end, in [0, 1].
 
     Raises:
-        UserError: no shards, a missing local shard, or `num_texts` without policy ``multi``.
+        UserError: no shards, or a missing local shard.
     """
 
     def __init__(
         self,
         shards: str | Sequence[str],
-        transform: ImageTransform,
-        tokenizer: TextTokenizer,
+        samples: Samples,
         *,
         batch_size: int,
         seed: int,
         num_samples: int | None = None,
-        text_keys: Sequence[str] = ("txt",),
-        text_policy: TextPolicy = "random",
-        num_texts: int = 1,
-        augment_text: TextAugment | None = None,
         resampled: bool | None = None,
         shuffle_buffer: int = 1000,
         num_workers: int = 0,
         max_corrupt: float = 0.05,
     ) -> None:
         self.shards = expand_shards(shards)
-        if text_policy != "multi":
-            check_policy(text_policy, num_texts, 1)
-        self.transform, self.tokenizer, self.batch_size = transform, tokenizer, batch_size
-        self.seed, self.num_samples, self.text_keys = seed, num_samples, list(text_keys)
-        self.text_policy, self.num_texts, self.augment_text = text_policy, num_texts, augment_text
+        self.samples, self.batch_size = samples, batch_size
+        self.seed, self.num_samples = seed, num_samples
         self.resampled, self.shuffle_buffer = resampled, shuffle_buffer
         self.num_workers, self.max_corrupt = num_workers, max_corrupt
         self._skipped = torch.zeros(_COUNTERS, dtype=torch.long)
@@ -126,7 +140,7 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
         self.first, self.rank, self.world_size = batch, rank(), world_size()
         self._check(max(1, self.num_workers))
 
-    def __iter__(self) -> Iterator[ImageTextBatch]:
+    def __iter__(self) -> Iterator[Any]:
         return map(finished, self.deferred())
 
     def deferred(self) -> Iterator[dict[str, Any]]:
@@ -171,51 +185,84 @@ class StreamingPairs(IterableDataset[ImageTextBatch]):
     def _batch(
         self, samples: list[Sample], epoch: int, within: int, counter: CorruptCounter
     ) -> dict[str, Any]:
-        views, chosen, keys = [], [], []
+        rows, keys = [], []
         for i, sample in enumerate(samples):
             position = (within * self.world_size + self.rank) * self.batch_size + i
             try:
-                view, texts = self._decode(sample, epoch, position)
+                row = self.samples.row(sample, epoch, position)
             except _READ_ERRORS as error:
                 place = without_secrets(str(sample.get("__url__")))
                 counter.bad(f"{place}:{sample.get('__key__')}", error)
                 continue
             counter.good()
-            views.append(view)
-            chosen.append(texts)
+            rows.append(row)
             keys.append(sample["__key__"])
-        if not views:
+        if not rows:
             raise UserError(f"all {len(samples)} samples of a batch are corrupt; see the log")
-        tokens, texts = tokenize(chosen, self.tokenizer, self.text_policy)
         return {
-            "images": batch_of(self.transform, views),
-            "tokens": tokens,
-            "texts": texts,
+            **self.samples.batch(rows),
             "ids": torch.tensor([sample_id(key) for key in keys]),
             "skipped": 0,
             "keys": keys,
         }
 
-    def _decode(self, sample: Sample, epoch: int, position: int) -> tuple[View, list[str]]:
+
+class CaptionedSamples:
+    """Image-text pairs of a stream, batches of `ImageTextBatch`.
+
+    Args:
+        transform: training transform of one image.
+        tokenizer: texts -> ids.
+        seed: the experiment's seed.
+        text_keys: where the texts of a sample are, the original first: ``txt`` is a file of the
+            sample, ``json.rewrites`` a field (text or list of texts) of its JSON file.
+        text_policy: see `common.data.image_text.captions.choose_texts`.
+        num_texts: texts per image under policy ``multi``.
+        augment_text: applied to every chosen text.
+
+    Raises:
+        UserError: `num_texts` without policy ``multi``.
+    """
+
+    def __init__(
+        self,
+        transform: ImageTransform,
+        tokenizer: TextTokenizer,
+        *,
+        seed: int,
+        text_keys: Sequence[str] = ("txt",),
+        text_policy: TextPolicy = "random",
+        num_texts: int = 1,
+        augment_text: TextAugment | None = None,
+    ) -> None:
+        if text_policy != "multi":
+            check_policy(text_policy, num_texts, 1)
+        self.transform, self.tokenizer, self.seed = transform, tokenizer, seed
+        self.text_keys, self.text_policy, self.num_texts = list(text_keys), text_policy, num_texts
+        self.augment_text = augment_text
+
+    def row(self, sample: Sample, epoch: int, position: int) -> tuple[View, list[str]]:
+        """View and texts."""
         rngs = [sample_rng(self.seed, epoch, position, s) for s in (IMAGE_STREAM, TEXT_STREAM)]
         texts = sample_texts(sample, self.text_keys)
         check_policy(self.text_policy, self.num_texts, len(texts))
         chosen = choose_texts(texts, self.text_policy, rngs[1], self.num_texts)
         if self.augment_text is not None:
             chosen = [self.augment_text(text, rngs[1]) for text in chosen]
-        name = next((key for key in IMAGE_KEYS if key in sample), None)
-        if name is None:
-            raise KeyError(f"no image ({', '.join(IMAGE_KEYS)})")
-        (view,) = read_views(sample[name], [(self.transform, rngs[0])])
+        (view,) = read_views(sample_image(sample), [(self.transform, rngs[0])])
         return view, chosen
+
+    def batch(self, rows: list[tuple[View, list[str]]]) -> dict[str, Any]:
+        """Images, tokens and texts."""
+        views, chosen = zip(*rows, strict=True)
+        tokens, texts = tokenize(list(chosen), self.tokenizer, self.text_policy)
+        return {"images": batch_of(self.transform, views), "tokens": tokens, "texts": texts}
 
 
 class _LaneReader:
     """Undecoded samples of one lane; remembers where it is, skips ahead when asked to."""
 
-    def __init__(
-        self, data: StreamingPairs, lane: int, lanes: int, counter: CorruptCounter
-    ) -> None:
+    def __init__(self, data: ShardStream, lane: int, lanes: int, counter: CorruptCounter) -> None:
         self.data, self.lane, self.lanes, self.counter = data, lane, lanes, counter
         self.epoch, self.position = -1, 0
         self.samples: Iterator[Sample] = iter(())

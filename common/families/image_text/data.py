@@ -17,7 +17,8 @@ from common.data.image_text.captions import (
     TextPolicy,
     TextSource,
 )
-from common.data.image_text.streaming import StreamingPairs
+from common.data.image_text.shards import expand_shards, is_local, names_of
+from common.data.image_text.streaming import CaptionedSamples, Samples, ShardStream
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
 from common.data.samplers import Rng
@@ -106,7 +107,8 @@ def image_text_data(
     }
     train: Dataset[Any]
     if data.source == "webdataset":
-        train = shards(data, transform, tokenizer, options)
+        samples = CaptionedSamples(transform, tokenizer, text_keys=text_keys(data), **options)
+        train = shards(data, samples, cfg.seed)
     else:
         pairs = train_pairs(cfg, transform, texts_from)
         train = CaptionedImages(*pairs, tokenizer, max_corrupt=data.max_corrupt, **options)
@@ -152,24 +154,22 @@ def files_of(data: ImageTextData) -> list[Path]:
     return [table, *(table.with_name(f"{table.stem}_{s}.txt") for s in data.text_sources)]
 
 
-def shards(
-    data: ImageTextData,
-    transform: im.ImageTransform,
-    tokenizer: ClipTokenizer,
-    options: dict[str, Any],
-) -> StreamingPairs:
-    """Stream of samples ``key.jpg, key.txt, key.json``; the JSON holds a text for each source."""
-    return StreamingPairs(
-        str(data_root(data.root) / str(data.shards)),
-        transform,
-        tokenizer,
+def shards(data: ImageTextData, samples: Samples, seed: int) -> ShardStream:
+    """Stream of the shards of a config, ``key.jpg, key.txt, key.json`` a sample."""
+    return ShardStream(
+        expand_shards(str(data.shards), data_root(data.root)),
+        samples,
         batch_size=data.batch_size,
+        seed=seed,
         num_samples=data.num_samples,
-        text_keys=["txt", *(f"json.{source}" for source in data.text_sources)],
         num_workers=data.num_workers,
         max_corrupt=data.max_corrupt,
-        **options,
     )
+
+
+def text_keys(data: ImageTextData) -> list[str]:
+    """Texts of a sample of a stream: the caption, and of each further source a field of its JSON."""
+    return ["txt", *(f"json.{source}" for source in data.text_sources)]
 
 
 def synthetic_set(data: ImageTextData) -> SyntheticPairs:
@@ -227,9 +227,8 @@ def requirements(cfg: ImageTextConfig, texts_from: str = "") -> tuple[Requiremen
 
 
 def _first_shard(data: ImageTextData) -> list[Path]:
-    from braceexpand import braceexpand
-
-    return [data_root(data.root) / next(iter(braceexpand(str(data.shards))))]
+    first = next(names_of(str(data.shards)))
+    return [data_root(data.root) / first] if is_local(first) else []
 
 
 def _require(path: Path, texts_from: str) -> Path:

@@ -264,7 +264,7 @@ def test_items_12_and_15_twins_without_either_they_differ(two_ranks, word):
         (["eval.protocols=[zeroshot,linear_probe]"], "zero-shot alone"),
         (["eval.validate=resisc45"], "go together"),
         (["trainer.val_every_n_steps=2"], "go together"),
-        (["data.source=webdataset", "data.shards=x.tar"], "CSV"),
+        (["data.source=webdataset", "data.shards=null"], "data.shards"),
         (["method.name=moco"], "moco"),
         (["method.label_smoothing=1.0"], "label_smoothing"),
     ],

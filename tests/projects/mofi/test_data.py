@@ -1,6 +1,8 @@
 """Training data: drawn entities, texts, files (checklist items 3, 7, 11, 14, 16)."""
 
+import io
 import json
+import tarfile
 from collections import Counter
 
 import numpy as np
@@ -11,7 +13,14 @@ from PIL import Image
 from common.config import UserError
 from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
 from projects.mofi.config import Config
-from projects.mofi.data import NO_ENTITY, file_set, synthetic_set, training_data
+from projects.mofi.data import (
+    NO_ENTITY,
+    file_set,
+    read_entities,
+    streamed_data,
+    synthetic_set,
+    training_data,
+)
 from projects.mofi.stages import filter_config, filter_path, pool_set, scored, stages
 from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
 
@@ -206,6 +215,31 @@ def test_sets_of_the_engine_are_read_from_disk(files):
     assert data.data.counts.tolist() == [2, 2]
 
 
+def test_a_stream_has_the_batches_of_the_same_files(files):
+    """Rows of the engine as ``.json`` next to the images; a row without entities is left out."""
+    cfg = csv_config(files, "data.batch_size=3")
+    expected = training_data(cfg, file_set(cfg), TOKENIZER).train_set[[(i, 0) for i in range(3)]]
+    lines = (files / "i2e.jsonl").read_text().splitlines()
+    with tarfile.open(files / "0.tar", "w") as tar:
+        for i, line in enumerate([*lines, '{"entities": []}']):
+            for suffix, content in {
+                "png": (files / f"{'abca'[i]}.png").read_bytes(),
+                "json": line.encode(),
+            }.items():
+                info = tarfile.TarInfo(f"{i}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    words = ["data.source=webdataset", "data.shards=0.tar", "data.max_corrupt=0.9"]
+    cfg = config(*words, "data.num_samples=4", "data.batch_size=4", f"data.root={files}")
+    stream = streamed_data(cfg, read_entities(files / "entities.tsv"), TOKENIZER).train_set
+    stream.shuffle_buffer = 0
+    batch = next(iter(stream))
+    for name in ("images", "tokens", "labels", "entities", "ids"):
+        assert torch.equal(batch[name], expected[name]), name
+    assert (batch["texts"], batch["skipped"]) == (expected["texts"], 1)
+    assert next(stages(cfg)).module.classifier.matrix.num_classes == 2
+
+
 def test_damaged_sets_are_refused(files):
     (files / "entities.tsv").write_text("id\tname\tdescription\tcount\nQ1\tlark\ta bird\t2\n")
     with pytest.raises(UserError, match="line 2: no image with entities"):
@@ -222,6 +256,7 @@ def test_damaged_sets_are_refused(files):
     ("words", "told"),
     [
         (["data.source=jsonl"], "data.files"),
+        (["data.source=webdataset"], "data.shards"),
         (["method.logq_correction=true"], "sampling=frequency"),
         (["trainer.precision=16-mixed"], "bf16-mixed"),
         (["trainer.accumulate_grad_batches=2"], "accumulate_grad_batches=1"),

@@ -1,7 +1,9 @@
 """Languages of a step, cleaning, JSON lines, readers of the benchmarks, and translation."""
 
 import gzip
+import io
 import json
+import tarfile
 import warnings
 
 import numpy as np
@@ -76,7 +78,7 @@ def test_item_17_arms_see_one_text_or_the_pivot_and_another():
     assert set(drawn.flatten().tolist()) == {0, 1, 2, 3}
     pivot = (*PLAIN, "method.objective=pivot", "data.pivot=l2")
     actual = torch.cat([batch_of(*pivot, epoch=e)["languages"] for e in range(8)])
-    assert build_data(config(*pivot)).train_set.languages[0] == "l2"
+    assert build_data(config(*pivot)).train_set.options.languages[0] == "l2"
     assert set(actual[:, 0].tolist()) == {0}
     assert set(actual[:, 1].tolist()) == {1, 2, 3}
 
@@ -144,13 +146,37 @@ def test_json_lines_give_languages_of_the_first_line_and_leave_out_what_lacks_on
         *PLAIN,
     )
     batch = batch_of(*words, count=8)
-    assert build_data(config(*words)).train_set.languages == ["de", "en"]
+    assert build_data(config(*words)).train_set.options.languages == ["de", "en"]
     assert batch["ids"].tolist() == [0, 1, 2, 4, 5, 6, 7]
     assert batch["skipped"] == 1
     assert batch["images"].shape == (7, 3, 16, 16)
     again = batch_of(*words, count=8)
     assert torch.equal(again["images"], batch["images"])
     assert not torch.equal(batch_of(*words, count=8, epoch=1)["images"], batch["images"])
+
+
+def test_a_stream_has_the_batches_of_the_same_lines(lines):
+    """Masks too; a sample that lacks a language is left out."""
+    words = [f"data.root={lines}", "data.languages=[de,en]", "data.batch_size=8"]
+    expected = batch_of(
+        *words, "data.source=jsonl", "data.files=part_*.data", "data.images=images", count=8
+    )
+    rows = [row for path in sorted(lines.glob("part_*")) for row in path.read_text().splitlines()]
+    with tarfile.open(lines / "0.tar", "w") as tar:
+        for i, row in enumerate(rows[:8]):
+            image = lines / "images" / json.loads(row)["image_path"]
+            for suffix, content in {"png": image.read_bytes(), "json": row.encode()}.items():
+                info = tarfile.TarInfo(f"{i}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    stream = ["data.source=webdataset", "data.shards=0.tar", "data.num_samples=8"]
+    data = build_data(config(*words, *stream, "data.max_corrupt=0.5")).train_set
+    data.shuffle_buffer = 0
+    batch = next(iter(data))
+    assert "labels" in batch
+    for name in ("images", "tokens", "languages", "masked", "labels", "ids"):
+        assert torch.equal(batch[name], expected[name]), name
+    assert batch["skipped"] == expected["skipped"] == 1
 
 
 @pytest.mark.parametrize("rand_augment", ["false", "true"])

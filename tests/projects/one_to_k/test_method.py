@@ -178,3 +178,5 @@ def test_wrong_settings_are_user_errors():
         config("eval.benchmarks=[flickr]")
     with pytest.raises(UserError, match=r"needs data\.files"):
         config("data.source=jsonl", *PLAIN)
+    with pytest.raises(UserError, match=r"needs data\.shards and data\.languages"):
+        config("data.source=webdataset", "data.languages=[en]", *PLAIN)

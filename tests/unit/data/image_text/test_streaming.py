@@ -13,7 +13,7 @@ from common.config import UserError
 from common.data.corrupt import CorruptCounter
 from common.data.image.sources import EvalTransform, TrainTransform
 from common.data.image_text.shards import expand_shards, sample_id
-from common.data.image_text.streaming import StreamingPairs, _LaneReader
+from common.data.image_text.streaming import CaptionedSamples, ShardStream, _LaneReader
 from common.data.module import ContrastiveData, identity
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import BpeTokenizer
@@ -50,8 +50,12 @@ def tokenizer():
 @pytest.fixture
 def stream(tokenizer):
     def make(shards, **options):
+        text = {
+            k: options.pop(k) for k in ("text_keys", "text_policy", "num_texts") if k in options
+        }
         options = {"batch_size": 5, "seed": 3, "shuffle_buffer": 12, **options}
-        return StreamingPairs(shards, TrainTransform(8), tokenizer, **options)
+        samples = CaptionedSamples(TrainTransform(8), tokenizer, seed=options["seed"], **text)
+        return ShardStream(shards, samples, **options)
 
     return make
 
@@ -203,6 +207,18 @@ def test_missing_shards_are_named(tmp_path):
     assert expand_shards(["https://example.org/{0..1}.tar"])[1] == "https://example.org/1.tar"
 
 
+def test_patterns_are_below_the_root_unless_they_are_absolute_or_no_files(tmp_path):
+    root = tmp_path / "{a}"
+    (root / "x").mkdir(parents=True)
+    paths = [root / "x/0.tar", root / "1.tar", tmp_path / "2.tar"]
+    for path in paths:
+        path.touch()
+    pattern = f"{{x/0,1,{tmp_path}/2}}.tar"
+    assert expand_shards(pattern, root) == list(map(str, paths))
+    for name in ("https://example.org/1.tar", "pipe:cat 1.tar"):
+        assert expand_shards(name, root) == [name]
+
+
 def test_small_set_and_sample_numbers(tmp_path, stream):
     shards = write_shards(tmp_path, 1, 3)
     with pytest.raises(UserError, match="3 samples do not fill one batch of 5"):
@@ -223,9 +239,8 @@ def test_data_module_starts_the_stream_where_it_is_told(tmp_path, stream):
 
 def test_eval_transform_streams_too(tmp_path, tokenizer):
     shards = write_shards(tmp_path, 1, 6)
-    data = StreamingPairs(
-        shards, EvalTransform(8), tokenizer, batch_size=6, seed=0, shuffle_buffer=0
-    )
+    samples = CaptionedSamples(EvalTransform(8), tokenizer, seed=0)
+    data = ShardStream(shards, samples, batch_size=6, seed=0, shuffle_buffer=0)
     assert next(iter(data))["ids"].tolist() == list(range(6))
 
 
