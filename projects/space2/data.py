@@ -1,7 +1,7 @@
 """Corpora of a config, and batches of labelled and unlabelled dialogues side by side."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,9 @@ from torch import Tensor
 from common.config import UserError
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
+from common.data.offline import content_digest
 from common.data.samplers import sample_rng
+from common.data.text.token_files import TokenTexts, write_token_files
 from common.engine.trainer import world_size
 from projects.space2.config import Config
 from projects.space2.dialogs import turns as sets
@@ -24,6 +26,7 @@ from projects.space2.dialogs.encoding import (
     Row,
     Utterance,
     padded_with,
+    value_texts,
 )
 from projects.space2.dialogs.streams import PairedStreams, corpora_stream
 from projects.space2.dialogs.trees import Frame, tree_ids, whole_tree_id
@@ -31,6 +34,7 @@ from projects.space2.dialogs.turns import Corpus, Turn, user_turns
 
 _MASK_STREAM, _ROW_BITS = 2**31 + 72, 40
 TOKENISED = 10_000  # turns at a time
+ON_DISK_FROM_TURNS = 500_000  # of a corpus whose tokens all processes share; some ten CPU-minutes
 LEFT_OUT = ("_few", "_valid")  # endings of folders in the release's data
 
 
@@ -45,14 +49,30 @@ class TreeBatch(TypedDict):
 
 
 class Examples:
-    """The user turns of a corpus, tokenised, with the sets of their trees."""
+    """The user turns of a corpus, tokenised, with the sets of their trees.
+
+    Args:
+        corpus: dialogues.
+        texts: tokenises them.
+        score: of the trees.
+        views: of the trees.
+        folder: for the token files of large corpora; None holds all tokens in memory.
+    """
 
     def __init__(
-        self, corpus: Corpus, texts: DialogTokenizer, score: str = "none", views: Sequence[str] = ()
+        self,
+        corpus: Corpus,
+        texts: DialogTokenizer,
+        score: str = "none",
+        views: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> None:
         flat = [turn for dialog in corpus.dialogs for turn in dialog.turns]
         self.users, self.texts = np.array([turn.user for turn in flat], dtype=bool), texts
-        self.utterances = PackedUtterances(texts, flat)
+        large = folder is not None and len(flat) >= ON_DISK_FROM_TURNS
+        self.utterances = (
+            stored_utterances(texts, flat, folder) if large else PackedUtterances(texts, flat)
+        )
         self.starts = np.cumsum([0, *(len(d.turns) for d in corpus.dialogs)])
         places = user_turns(corpus.dialogs)
         self.places = np.array(places, dtype=np.int32).reshape(-1, 2)
@@ -95,6 +115,45 @@ class PackedUtterances:
             Utterance(self.ids[begin:end].astype(np.int64), self.values[begin:end])
             for begin, end in pairwise(bounds)
         ]
+
+
+class StoredUtterances:
+    """The same from token files, in which an id of an annotated value is stored as its complement.
+
+    Args:
+        tokens: of `stored_utterances`.
+    """
+
+    def __init__(self, tokens: TokenTexts) -> None:
+        self.tokens = tokens
+
+    def __getitem__(self, rows: slice) -> list[Utterance]:
+        stored = (np.array(self.tokens[i]) for i in range(rows.start, rows.stop))
+        return [Utterance(np.where(ids < 0, ~ids, ids), ids < 0) for ids in stored]
+
+
+def stored_utterances(
+    texts: DialogTokenizer, turns: Sequence[Turn], folder: Path
+) -> StoredUtterances:
+    """Token files of the utterances of a corpus, once for each content, tokenizer and length."""
+
+    def contents() -> Iterator[str]:
+        yield str(sorted(texts.tokenizer.get_vocab().items()))
+        yield str(texts.max_length)
+        for turn in turns:
+            yield f"{turn.user} {turn.text}"
+            yield from value_texts(turn)
+
+    def tokenise(part: range) -> list[list[int]]:
+        rows: list[list[int]] = []
+        for start in range(part.start, part.stop, TOKENISED):
+            said = texts.utterances(turns[start : min(start + TOKENISED, part.stop)])
+            rows += [np.where(u.values, ~u.ids, u.ids).tolist() for u in said]
+        return rows
+
+    owner = content_digest(contents())
+    paths = write_token_files(folder / owner[:24], owner, len(turns), tokenise)
+    return StoredUtterances(TokenTexts(paths))
 
 
 def sets_of(frame: Frame, score: str, views: Sequence[str]) -> list[np.ndarray]:
@@ -211,14 +270,15 @@ def training_data(cfg: Config, texts: DialogTokenizer) -> ContrastiveData:
     data, method = cfg.data, cfg.method
     size, streams, make = data.batch_size * world_size(cfg.trainer), {}, {}
     mlm, views = method.mlm_weight > 0, list(method.views)
+    folder = Path(cfg.runs_dir) / "space2" / "tokens"
     if method.learning != "self":
-        labelled = [Examples(c, texts, method.score, views) for c in labelled_corpora(cfg)]
+        labelled = [Examples(c, texts, method.score, views, folder) for c in labelled_corpora(cfg)]
         streams["labelled"] = corpora_stream(
             [len(e) for e in labelled], cfg.seed, size, in_turn=data.in_turn, most=data.most
         )
         make["labelled"] = partial(tree_batch, labelled, cfg.seed, len(views), 1, mlm)
     if method.learning != "super":
-        unlabelled = [Examples(c, texts, "none", views) for c in unlabelled_corpora(cfg)]
+        unlabelled = [Examples(c, texts, "none", views, folder) for c in unlabelled_corpora(cfg)]
         ratio = unlabelled_ratio(cfg)
         most = None if data.most is None else max(1, data.most // ratio)
         streams["unlabelled"] = corpora_stream(

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from common.config import UserError
 from common.data.samplers import KEYED_FROM, Key, KeyedOrder, Rng, sample_rng
 from common.data.text.masking import IGNORED
+from common.data.text.token_files import TokenTexts
 from common.encoders.text.template import plain_ids, special_tokens
-from projects.vega.token_files import TokenTexts
 
 _MASK_STREAM, _SENTENCE_STREAM = 81, 82
 

@@ -7,19 +7,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.config import UserError
 from common.damage import reading
+from common.data.lines import LineFile
 from common.data.lookup import own_file
 from common.data.module import ContrastiveData
 from common.data.offline import content_digest
 from common.data.samplers import sample_rng
 from common.data.text.sets import StsSet, load_sentences, load_sts
 from common.data.text.synthetic import synthetic_sentence_pairs, synthetic_sentences
+from common.data.text.token_files import TokenTexts, write_token_files
 from common.encoders.modes import evaluated
 from common.encoders.text.sentence import SentenceEncoder
+from common.encoders.text.template import plain_ids
 from common.encoders.text.tower import TextTower
 from common.engine.experiment import (
     Plan,
@@ -44,7 +48,6 @@ from projects.vega.network import (
     tokenizer_of,
 )
 from projects.vega.phases import Pretrain
-from projects.vega.token_files import TokenTexts, write_tokens
 
 SYNTHETIC, STS_PAIRS = 96, 48
 ON_DISK_FROM_BYTES = 1 << 28  # of a text file whose ids are written to files, not held in memory
@@ -141,7 +144,15 @@ def tokens_on_disk(cfg: Config, tokenizer: Any) -> TokenTexts | None:
         [f"{path.resolve()} {about.st_size} {about.st_mtime_ns}", str(vocabulary)]
     )
     folder = Path(cfg.runs_dir) / "vega" / "tokens" / owner[:24]
-    texts = TokenTexts(write_tokens(path, tokenizer, folder, owner), cfg.eval.held_out)
+    lines = LineFile(path)
+
+    def tokenise(part: range) -> list[list[int]]:
+        rows = [line for i in part if (line := lines[i]).strip()]
+        return [ids for ids in plain_ids(tokenizer, rows) if ids]
+
+    kind = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    paths = write_token_files(folder, owner, len(lines), tokenise, kind)
+    texts = TokenTexts(paths, cfg.eval.held_out)
     if not len(texts):
         raise UserError(
             f"pretrain.file={settings.file} has no text next to the eval.held_out="

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.config import UserError
+from common.data.text import token_files
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.engine.workspace import Workspace
 from projects.space2 import data, tasks
@@ -168,6 +169,24 @@ def test_a_labelled_batch_never_mixes_corpora():
         tree_batch(two, 0, 1, 1, False, [(0, 1), (1, 1)], 0)
     with pytest.raises(UserError):
         corpora_stream([3], 0, 4)
+
+
+def test_tokens_of_a_large_corpus_are_read_from_files_that_are_written_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "ROWS", 7)
+    corpus, other = sets.synthetic("train"), sets.synthetic("test")
+    memory = Examples(corpus, texts(), "tree", ["D"], tmp_path)
+    assert not list(tmp_path.iterdir())  # it is small
+    monkeypatch.setattr(data, "ON_DISK_FROM_TURNS", 0)
+    disk = Examples(corpus, texts(), "tree", ["D"], tmp_path)
+    assert any(memory.row(i).values.any() for i in range(len(memory)))
+    for i in range(len(memory)):
+        for expected, actual in zip(memory.row(i), disk.row(i), strict=True):
+            np.testing.assert_array_equal(actual, expected)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")}
+    Examples(corpus, texts(), "tree", ["D"], tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npy")} == before
+    Examples(other, texts(), "tree", ["D"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_shorter_stream_begins_anew_within_the_epoch():

@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from common.config import UserError
+from common.data.text import token_files
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_tokenizer, load_transformer
 from common.engine import checkpoint as ckpt
 from common.engine.trained import export
-from projects.vega import pretraining, token_files
+from projects.vega import pretraining
 from projects.vega.corruption import ReplacedTokenRows
 from projects.vega.encoders.disentangled import disentangled_from_bert, shallow
 from projects.vega.encoders.replaced_token_detection import put_in, sample_tokens
@@ -483,7 +484,7 @@ def test_a_file_of_texts_is_read_by_lines_and_refused_where_it_does_not_fit(tmp_
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_large_file_is_read_from_disk_as_from_memory(tmp_path, monkeypatch, packed):
     """Batches, sentences too, are equal; the files are written once; a loader process maps them."""
-    monkeypatch.setattr(token_files, "LINES", 7)
+    monkeypatch.setattr(token_files, "ROWS", 7)
     texts = [" ".join(f"word{j % 5}" for j in range(3 + i % 9)) for i in range(60)]
     file = tmp_path / "texts.txt"
     file.write_text("\n\n".join(texts))
@@ -502,7 +503,7 @@ def test_a_large_file_is_read_from_disk_as_from_memory(tmp_path, monkeypatch, pa
     assert len(memory) == len(disk) > 10
     keys = [(i, epoch) for i in range(len(memory)) for epoch in (0, 1)]
     torch.testing.assert_close(memory[keys], disk[keys], rtol=0, atol=0)
-    monkeypatch.setattr(token_files, "plain_ids", None)
+    monkeypatch.setattr(pretraining, "plain_ids", None)
     assert len(pretraining.tokens_on_disk(cfg, tokenizer)) == 51
 
 

@@ -1,45 +1,46 @@
-"""Token ids of a text file of any size, memory-mapped: written once, by all processes of a run."""
+"""Token ids of a corpus of any size, memory-mapped: written once, by all processes of a run."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.data.lines import LineFile
 from common.data.shared_files import fill_shards
-from common.encoders.text.template import plain_ids
-from common.evaluation.matrices import blocks
 from common.files import replacing
 
-LINES = 200_000  # of a text file, whose ids are in one file
+ROWS = 200_000  # of a corpus, whose ids are in one file
 Ids = NDArray[np.integer]
 
 
-def write_tokens(path: Path, tokenizer: Any, folder: Path, owner: str) -> list[Path]:
-    """Files of ids of a text file; those that are there are kept.
+def write_token_files(
+    folder: Path,
+    owner: str,
+    count: int,
+    tokenise: Callable[[range], Iterable[Sequence[int]]],
+    dtype: type[np.integer] = np.int32,
+) -> list[Path]:
+    """Files of ids of a corpus; those that are there stay.
 
-    Each holds the ids of some lines one after the other; ``starts-...`` next to it, where each text
-    begins. Blank lines are no texts.
+    Each holds the ids of some texts one after the other; ``starts-...`` next to it, where each text
+    begins.
 
     Args:
-        path: one text per line.
-        tokenizer: of transformers.
-        folder: of this text file and tokenizer; the processes of a run share out the files.
-        owner: names the content of the text file and the tokenizer.
+        folder: of this corpus and tokenizer; the processes of a run share out the files.
+        owner: names the content of both.
+        count: rows of the corpus.
+        tokenise: ids of the texts of some rows, such as lines, of which not each need be a text.
+        dtype: of the ids.
     """
-    lines = LineFile(path)
-    parts = list(blocks(len(lines), LINES))
+    parts = [range(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
     paths = [folder / f"ids-{i:05d}.npy" for i in range(len(parts))]
-    kind = np.uint16 if len(tokenizer) <= 2**16 else np.int32
 
     def write(part: int) -> None:
-        texts = (lines[i] for i in range(parts[part].start, parts[part].stop))
-        rows = [ids for ids in plain_ids(tokenizer, [t for t in texts if t.strip()]) if ids]
+        rows = list(tokenise(parts[part]))
         starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        flat = np.fromiter((i for row in rows for i in row), kind, int(starts[-1]))
+        flat = np.fromiter((i for row in rows for i in row), dtype, int(starts[-1]))
         for name, content in ((starts_of(paths[part]), starts), (paths[part], flat)):
             with replacing(name) as temporary, temporary.open("wb") as file:
                 np.save(file, content)
@@ -57,7 +58,7 @@ class TokenTexts(Sequence[list[int]]):
     """Ids of texts by number, without the first ones.
 
     Args:
-        paths: of `write_tokens`.
+        paths: of `write_token_files`.
         skip: texts at the beginning that are left out.
     """
 
