@@ -28,14 +28,19 @@ LanguagePolicy = Literal["all", "random", "pivot"]
 MaskTokens = Callable[[np.ndarray, Rng], tuple[np.ndarray, np.ndarray]]  # ids (L,) -> ids, labels
 
 
-class MultilingualBatch(TypedDict):
-    """Images with K texts each; rows i * K ... i * K + K - 1 of the texts belong to image i."""
+class TextColumns(TypedDict):
+    """K texts of each of B images."""
 
-    images: Tensor  # (B, 3, H, W) float32
     tokens: Tensor  # (B, K, L) int64
     masked: NotRequired[Tensor]  # (B, K, L) int64, for masked language modelling
     labels: NotRequired[Tensor]  # (B, K, L) int64, -100 where nothing is predicted
     languages: Tensor  # (B, K) int64, positions in the list of languages
+
+
+class MultilingualBatch(TextColumns):
+    """Images with K texts each; rows i * K ... i * K + K - 1 of the texts belong to image i."""
+
+    images: Tensor  # (B, 3, H, W) float32
     ids: Tensor  # (B,) int64, the image
     skipped: int  # samples that this batch left out
 
@@ -130,13 +135,11 @@ class TextOptions:
         chosen = choose_languages(there, self.policy, rng, self.num_texts)
         return {language: self.clean(texts[language]) for language in chosen}
 
-    def columns(
-        self, chosen: Sequence[Mapping[str, str]], mask_rngs: Sequence[Rng]
-    ) -> dict[str, Tensor]:
+    def columns(self, chosen: Sequence[Mapping[str, str]], mask_rngs: Sequence[Rng]) -> TextColumns:
         """Tensors of the texts of a batch."""
         tokens = self.tokenizer([text for texts in chosen for text in texts.values()])
         tokens = tokens.reshape(len(chosen), -1, tokens.shape[-1])
-        columns = {
+        columns: TextColumns = {
             "tokens": tokens,
             "languages": torch.tensor([[self.languages.index(x) for x in t] for t in chosen]),
         }
@@ -145,10 +148,8 @@ class TextOptions:
                 [self.mask(row.numpy(), rng) for row in ids]
                 for ids, rng in zip(tokens, mask_rngs, strict=True)
             ]
-            for place, name in enumerate(("masked", "labels")):
-                columns[name] = torch.from_numpy(
-                    np.stack([np.stack([pair[place] for pair in row]) for row in pairs])
-                )
+            masked, labels = np.moveaxis(np.array(pairs), 2, 0)  # of (B, K, 2, L)
+            columns["masked"], columns["labels"] = map(torch.from_numpy, (masked, labels))
         return columns
 
 
@@ -198,7 +199,7 @@ class MultilingualPairs(Dataset[MultilingualBatch]):
             raise UserError(f"no sample of a batch of {len(keys)} has a text in every language")
         kept = [keys[readable[row]] for row in rows]
         chosen = [texts_of_rows[row] for row in rows]
-        columns: Any = self.options.columns(
+        columns = self.options.columns(
             chosen, [sample_rng(self.seed, epoch, index, MASK_STREAM) for index, epoch in kept]
         )
         return {
