@@ -69,7 +69,7 @@ def load_module(experiment: Experiment[M], path: Path) -> M:
     if not path.exists():
         raise UserError(f"no checkpoint or exported folder at {path}")
     refuse_special(path)
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ".ckpt":  # a folder of shards is a checkpoint
         if (path / ABOUT).is_file():
             check_unchanged(path)
         exported = experiment.load_export(path)

@@ -118,7 +118,7 @@ def evaluate(
     if (model / "meta.json").is_file():
         command = _export_command(project, about["config"], f"RUN={model.name}")
         _show_next(project, model.parents[2], command)
-    elif model.is_file():
+    elif model.is_file() or model.suffix == ".ckpt":
         _show_next(
             project, out.parents[2], _export_command(project, about["config"], f"CKPT={path}")
         )

@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import torch
 from common.config import TrainerConfig, UserError
 from common.engine import checkpoint as ckpt
 from common.engine import sharded_files
+from common.engine.trained import load_module
 from tests.interrupted import flip
 
 CONTENT = {"global_step": 3, "callbacks": {"note": "some words"}}
@@ -53,6 +55,14 @@ def test_the_last_content_is_there_and_nothing_else(written):
     assert [path.name for path in written.iterdir()] == ["best.ckpt"]
     (weight,) = ckpt.load(written / "best.ckpt", values=False)["state_dict"].values()
     assert (weight.shape, weight.is_meta) == ((3, 2), True)
+
+
+def test_evaluation_and_export_take_a_folder_of_shards_for_a_checkpoint(folder):
+    module = torch.nn.Linear(2, 3, bias=False)
+    plan = SimpleNamespace(requirements=(), module=lambda: module)
+    experiment = SimpleNamespace(plan=lambda: plan, load_export=pytest.fail)
+    assert load_module(experiment, folder) is module
+    assert torch.equal(module.weight, torch.full((3, 2), 2.0))
 
 
 def test_damage_is_named(folder):
