@@ -33,8 +33,6 @@ from common.registry import config_class, list_projects
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    if _is_busy():  # threads that spin while they wait slow down whatever else runs
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         import argcomplete
 
@@ -46,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     try:
+        if _is_busy():  # threads that spin while they wait slow down whatever else runs
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
         if len(words) == 2 and words[0] == "--make":
             words = _typed_behind_make(words[1])
         args = parse(VERBS, words)

@@ -1,4 +1,6 @@
-"""What a command prints when nobody reads it, the stream is closed, or the locale cannot write it."""
+"""What a command prints when nobody reads it, the stream is closed, or the locale cannot write it;
+and Ctrl-C before it has done anything.
+"""
 
 import io
 import os
@@ -92,6 +94,14 @@ def test_a_folder_of_runs_that_is_not_there_is_refused(tmp_path, capsys, verb):
         assert cli.main([verb, f"runs_dir={place}"]) == 2
         assert f"there is no folder {place}" in capsys.readouterr().err
     assert cli.main([verb, f"runs_dir={tmp_path}"]) == 0
+
+
+def test_ctrl_c_at_the_very_beginning_ends_with_130(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_is_busy", interrupted)
+    assert cli.main(["list"]) == 130
 
 
 def test_the_program_under_head():

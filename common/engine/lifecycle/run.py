@@ -209,6 +209,11 @@ class Run:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
             if error is not None and self._is_open:
+                if not self.path.is_dir():
+                    raise UserError(
+                        f"{self.path} was deleted or moved while its run worked: start the command"
+                        " again"
+                    ) from error
                 self._record_end(error)
         finally:
             if self.owner:

@@ -62,6 +62,14 @@ def test_what_a_killed_process_was_writing_does_not_stay(tmp_path):
         assert not list(tmp_path.glob(".*.tmp"))
 
 
+def test_a_folder_that_is_deleted_while_its_run_works_is_named(toy, hooked, tmp_path):
+    folder = tmp_path / "runs/toy/smoke/r"
+    hooked(between=lambda: shutil.rmtree(folder))
+    with pytest.raises(UserError, match="was deleted or moved while its run worked: start"):
+        toy("run_id=r", *OFTEN)
+    assert not folder.exists()
+
+
 # -- damaged checkpoints ---------------------------------------------------------------------------
 
 
