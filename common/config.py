@@ -229,7 +229,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def config_names(project: str) -> list[str]:
     """Names of the configs that a project has (without compare and sweep)."""
     paths = (CONFIG_DIR / project).glob("*.yaml")
-    return sorted(p.stem for p in paths if p.stem not in ("compare", "sweep"))
+    return sorted(p.stem for p in paths if p.stem not in ("compare", "sweep") and p.is_file())
 
 
 def config_path(project: str, config: str) -> Path:

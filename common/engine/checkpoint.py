@@ -18,7 +18,7 @@ from torch import nn
 
 from common.config import UserError
 from common.engine.workspace import read_json, write_json
-from common.files import refuse_special, replacing
+from common.files import refuse_special, replacing, sync
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
 VALIDATIONS = "validations.json"
@@ -45,6 +45,7 @@ class RunCheckpoint(Checkpoint):
             resumed from one whose validation was cut off.
         monitor: validation key that selects best.ckpt; None: no best.
         mode: whether larger (max) or smaller (min) is better.
+        curves: where validations are logged; synced before one counts.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class RunCheckpoint(Checkpoint):
         keep: int = 2,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "max",
+        curves: Path | None = None,
     ) -> None:
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.curves = folder, every, curves
         self.keep = max(1 if monitor is None else 2, keep)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.values: dict[int, float] = {}  # step -> monitored value
-        self.last_saved = -1
+        self.last_saved, self.is_noted = -1, True
         self.written = 0.0  # when the last file was complete, by time.perf_counter
 
     @property
@@ -97,11 +99,22 @@ class RunCheckpoint(Checkpoint):
         if not math.isnan(now) and (before is None or self.sign * now > self.sign * before):
             self._write(trainer, self.folder / "best.ckpt")
         wait_for_shards(trainer)
-        if trainer.is_global_zero:  # after the weights: a value that is known has its file
+        self.is_noted = False  # after the weights: a value that is known has its file
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Note the last validation, which the trainer logs after `on_validation_end`."""
+        if self.is_noted:
+            return
+        self.is_noted = True
+        if trainer.is_global_zero:
+            # a run is not resumed before a step that counts as validated: its rows must be there
+            if self.curves is not None and self.curves.exists():
+                sync(self.curves)
             write_json(self.folder / VALIDATIONS, {str(k): v for k, v in self.values.items()})
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Save the final state."""
+        self.on_train_batch_start(trainer)
         if trainer.global_step != self.last_saved:
             self.save(trainer, module)
         wait_for_shards(trainer)

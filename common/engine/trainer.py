@@ -327,6 +327,7 @@ def _callbacks(
         trainer_cfg.keep_checkpoints,
         stage.monitor,
         stage.monitor_mode,
+        folder.parents[1] / "metrics.csv",
     )
     ema = [] if trainer_cfg.ema_decay is None else [EMA(trainer_cfg.ema_decay)]
     return [

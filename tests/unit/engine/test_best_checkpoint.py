@@ -1,6 +1,7 @@
 """The best weights of a run that is killed and goes on are those of a run that is not."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,30 @@ def test_a_step_whose_validation_was_cut_off_is_passed_over(tmp_path):
         fit(tmp_path, VALUES, KilledAt(4, "on_validation_start"))
     assert ckpt.newest_intact(tmp_path)[0] == tmp_path / "step-00000004.ckpt"
     assert ckpt.newest_intact(tmp_path, 2)[0] == tmp_path / "step-00000002.ckpt"
+
+
+def test_a_validation_counts_once_it_is_logged(tmp_path):
+    """The trainer logs it after the last hook of the validation: a run that was killed in between
+    continued behind the step and lacked the rows.
+    """
+    with pytest.raises(Killed):
+        fit(tmp_path, VALUES, KilledAt(4, "on_train_batch_start"))
+    assert ckpt.validations(tmp_path) == pytest.approx({2: 0.5})
+    assert ckpt.newest_intact(tmp_path, 2)[0] == tmp_path / "step-00000002.ckpt"
+
+
+def test_what_was_logged_is_synced_before_a_validation_counts(tmp_path, monkeypatch):
+    curves, seen = tmp_path / "metrics.csv", []
+    curves.touch()
+    checkpoint = ckpt.RunCheckpoint(tmp_path, 2, monitor="m", curves=curves)
+    monkeypatch.setattr(
+        ckpt, "sync", lambda path: seen.append((path, (tmp_path / ckpt.VALIDATIONS).exists()))
+    )
+    checkpoint.values, checkpoint.is_noted = {2: 0.5}, False
+    for _ in range(2):
+        checkpoint.on_train_batch_start(SimpleNamespace(is_global_zero=True))
+    assert seen == [(curves, False)]
+    assert ckpt.validations(tmp_path) == {2: 0.5}
 
 
 NAN = math.nan
