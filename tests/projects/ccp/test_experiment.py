@@ -392,9 +392,9 @@ def test_paper_configs_hold_the_published_recipe():
     assert (cfg.model.length_groups, cfg.model.grad_checkpointing) == (8, True)  # fits its devices
     assert not nq.eval.untrained
     assert len(cfg.eval.bitext) == 36
-    assert {language for pair in cfg.eval.bitext for language in pair.split("-")} == {
-        *cfg.data.languages
-    }
+    assert len(cfg.data.languages) == 108
+    judged = {language for pair in cfg.eval.bitext for language in pair.split("-")}
+    assert judged <= {*cfg.data.languages}
     assert cfg.data.heldout_documents == cfg.data.batch_size * cfg.trainer.devices
     assert (cfg.optim.lr, cfg.optim.betas, cfg.optim.eps, cfg.optim.warmup_steps) == (
         4e-5,
