@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
-from arena.study import RESULTS, SEEDS, publish, study
+from arena.study import SEEDS, publish, result_path, study
 from common.config import UserError
 from common.engine.provenance import code_state
 from common.engine.workspace import read_json, write_json
+
+PUBLISHED_SCALES = ("mini", "base")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -24,6 +26,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--contestants", type=Path, action="append", default=[], help="own folder")
     parser.add_argument("--plan", action="store_true", help="list the runs, train nothing")
     parser.add_argument(
+        "--cost", action="store_true", help="after a study: time, operations, memory of a step"
+    )
+    parser.add_argument(
         "--further", action="store_true", help="after a study: cost, equal time, batch sizes"
     )
     parser.add_argument("settings", nargs="*", help="a.b=c, of every run")
@@ -36,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
             print(f"{len(contestants)} contestants: {SEARCH_RUNS * searched} runs of the search,")
             print(f"{len(contestants) * len(SEEDS)} runs of fresh seeds")
             return 0
-        if asked.further:
+        if asked.cost or asked.further:
             return _further(asked)
         result = study(
             asked.family,
@@ -52,7 +57,8 @@ def main(words: list[str] | None = None) -> int:
     from arena.page import table
 
     print("\n".join(table(result)))
-    whole = not (only or asked.contestants or asked.settings or asked.scale != "mini")
+    chosen = only or asked.contestants or asked.settings
+    whole = not chosen and asked.scale in PUBLISHED_SCALES
     if not whole or code_state()["dirty"]:
         print(
             "not published: some contestants or settings were chosen, or the code has local changes"
@@ -67,18 +73,27 @@ def main(words: list[str] | None = None) -> int:
 
 def _further(asked: argparse.Namespace) -> int:
     """What comes after a published study."""
+    from arena.cost import cost
     from arena.further import further
-    from arena.page import FURTHER, write_page
+    from arena.page import COST, FURTHER, write_page
 
-    path = RESULTS / f"{asked.family}.json"
+    path = result_path(asked.family, asked.scale)
     if not path.is_file():
         raise UserError(f"there is no {path}: run the study first")
-    more = further(read_json(path), jobs=asked.jobs, overrides=asked.settings)
+    result = read_json(path)
+    for one in read_contestants(family=asked.family):
+        if one.name not in result["contestants"]:
+            print(f"left out: {one.name}, which the published study does not have")
+    measured = {COST: cost(result, asked.settings)}
+    if asked.further:
+        steps = measured[COST]["steps"]
+        measured[FURTHER] = further(result, steps, jobs=asked.jobs, overrides=asked.settings)
     if asked.settings or code_state()["dirty"]:
-        print(json.dumps(more, indent=1))
+        print(json.dumps(measured, indent=1))
         print("not published: settings were chosen, or the code has local changes")
         return 0
-    write_json(RESULTS / f"{asked.family}{FURTHER}", more)
+    for suffix, content in measured.items():
+        write_json(path.with_suffix(suffix), content)
     print(write_page())
     return 0
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.encoders.heads import MLPHead
 from common.losses.align_uniform import AlignUniformLoss
 from common.losses.auxiliary.vicreg import vicreg_terms
 from common.losses.cacr import CACRLoss
-from common.losses.functional.non_contrastive import barlow_twins
+from common.losses.functional.non_contrastive import barlow_twins, negative_cosine
 from common.losses.image_text import SigLipLoss
 from common.losses.margin import TripletLoss
 from common.losses.multi_positive import OneToKLoss, SupConLoss
@@ -96,6 +97,22 @@ class BarlowTwins(nn.Module):
             return (z - z.mean(0)) / (z.std(0) + 1e-6)
 
         return barlow_twins(standard(z_1), standard(z_2), off_diagonal=self.off_diagonal)
+
+
+class SimSiam(nn.Module):
+    """Two views predict each other; no negatives, no scale, no momentum copy as BYOL has.
+
+    Source: Chen and He 2021, equation 2 and section 3 (predictor), arXiv 2011.10566.
+    """
+
+    def __init__(self, dim: int, hidden: float = 16) -> None:
+        super().__init__()
+        self.predictor = MLPHead(dim, (round(hidden),), dim)
+
+    def forward(self, z_1: Tensor, z_2: Tensor, scale: float) -> Tensor:
+        """Loss of (B, D) raw embeddings."""
+        first, second = self.predictor(torch.cat([z_1, z_2])).chunk(2)
+        return (negative_cosine(first, z_2) + negative_cosine(second, z_1)) / 2
 
 
 class SupCon(SupConLoss):

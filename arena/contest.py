@@ -15,9 +15,9 @@ class ContestModule(ContrastiveModule):
         scale: 1 / temperature.
     """
 
-    def set_loss(self, cfg: LossConfig) -> None:
-        """Build the loss of a config; its parameters are trained along."""
-        self.loss, self.scale = build_loss(cfg), cfg.scale
+    def set_loss(self, cfg: LossConfig, dim: int) -> None:
+        """Build the loss of a config for embeddings of `dim`; its parameters are trained along."""
+        self.loss, self.scale = build_loss(cfg, dim), cfg.scale
         self._views: tuple[Tensor, Tensor] | None = None
 
     def contest(self, z_1: Tensor, z_2: Tensor, **more: Tensor) -> dict[str, Tensor]:

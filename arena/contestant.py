@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from common.config import ROOT, UserError, nearest
 
 CONTESTANTS = ROOT / "arena/contestants"
-SEARCH_RUNS = 5  # three rates, then two further values of a setting, for every contestant
+SEARCH_RUNS = 7  # of every contestant, see `arena.study.search`
 SCALE = "scale"  # what is searched of a loss that names nothing else
 
 Role = Literal["contestant", "reference", "control"]
@@ -41,8 +41,8 @@ class Family:
 
     Attributes:
         judgements: by config; "mini" is that of configs that are not here.
-        rates: learning rates of the search, the second one in the middle.
-        scales: values of the search for a loss with a scale, 1 / temperature.
+        rates: first learning rates of the search.
+        scales: first values of the search for a loss with a scale, 1 / temperature.
     """
 
     judgements: Mapping[str, Judgement]
@@ -82,10 +82,10 @@ FAMILIES = {
                 *_STS,
                 {"eval.sets": ["stsb-dev"]},
                 "sts_average_spearman",
-                ("raw", "whitened", "jaccard", "tfidf", "untrained"),
+                ("raw", "whitened", "raw_mean", "jaccard", "tfidf", "untrained"),
             )
         },
-        rates=(1e-4, 3e-4, 1e-3),
+        rates=(3e-5, 1e-4, 3e-4),
         scales=(10, 20, 40),
     ),
     "retrieval": Family(
@@ -157,18 +157,12 @@ class Contestant:
         return next(iter(self.search), SCALE)
 
     def values(self, family: Family) -> Sequence[float]:
-        """Three values of `searched`."""
+        """First three values of `searched`; the second one goes with the first rates."""
         return self.search.get(self.searched, family.scales)
 
-    def rates(self, family: Family) -> list[dict[str, Any]]:
-        """First settings of the search: each rate, at the middle value of `searched`."""
-        middle = self.settings_at(self.values(family)[1])
-        return [{"optim.lr": rate, **middle} for rate in family.rates]
-
-    def others(self, family: Family, rate: float) -> list[dict[str, Any]]:
-        """Second settings of the search: the two other values of `searched`, at the best rate."""
-        low, _, high = self.values(family)
-        return [{"optim.lr": rate, **self.settings_at(value)} for value in (low, high)]
+    def at(self, rate: float, value: float) -> dict[str, Any]:
+        """Settings of a run with a learning rate and a value of `searched`."""
+        return {"optim.lr": rate, **self.settings_at(value)}
 
     def settings_at(self, value: float) -> dict[str, Any]:
         """Settings of a run with a value of `searched`."""
@@ -178,14 +172,6 @@ class Contestant:
         settings: dict[str, Any] = {"loss.path": self.loss, "loss.args": {**self.args, **own}}
         settings |= {"loss.scale": value} if self.searched == SCALE else {}
         return settings | self.settings
-
-    def value_in(self, settings: Mapping[str, Any]) -> float | None:
-        """Value of `searched` in settings; controls of another loss have none."""
-        if self.project:
-            return settings[self.searched]  # type: ignore[no-any-return]
-        if self.searched == SCALE:
-            return settings.get("loss.scale")
-        return settings["loss.args"].get(self.searched)  # type: ignore[no-any-return]
 
 
 def read_contestants(

@@ -45,7 +45,7 @@ def draw_scores(result: Mapping[str, Any], path: Path) -> None:
     for rank, place in enumerate(places):
         row = result["contestants"][place["name"]]
         seeds = row["metrics"][metric]["values"]
-        tried = [one["score"] for one in row["search"]]
+        tried = [one["score"] for one in row["search"] if one["score"] is not None]
         shown += [*seeds, *tried]
         axes.plot(tried, [rank] * len(tried), "|", color=GREY, ms=11)
         axes.plot(seeds, [rank] * len(seeds), "o", color=BLUE, ms=4, alpha=0.8)
@@ -76,40 +76,55 @@ def draw_sensitivity(result: Mapping[str, Any], more: Mapping[str, Any] | None, 
     panels = list(figure.subplots(1, 3 if batches else 2, sharey=True))
     for name, colour in _colours(result).items():
         tried = result["contestants"][name]["search"]
-        best = max(tried, key=lambda one: one["score"])
-        rates, rate = tried[:3], max(tried[:3], key=lambda one: one["score"])["rate"]
-        settings = sorted(
-            (one for one in tried if one["rate"] == rate), key=lambda one: one["setting"]
-        )
-        panels[0].plot(
-            [f"{one['rate']:g}" for one in rates],
-            [one["score"] - best["score"] for one in rates],
-            "o-",
-            color=colour,
-            label=name,
-            ms=3,
-        )
-        panels[1].plot(
-            ("low", "middle", "high")[: len(settings)],
-            [one["score"] - best["score"] for one in settings],
-            "o-",
-            color=colour,
-            ms=3,
-        )
+        middle, rate = tried[0]["setting"], tried[-1]["rate"]  # rates come first, settings last
+        top = max(one["score"] for one in tried if one["score"] is not None)
+        curves: list[dict[float, float | None]] = [
+            {one["rate"]: one["score"] for one in tried if one["setting"] == middle},
+            {one["setting"] / middle: one["score"] for one in tried if one["rate"] == rate},
+        ]
         if name in batches:
-            scores = batches[name]
-            panels[2].plot(
-                list(scores),
-                [value - max(scores.values()) for value in scores.values()],
-                "o-",
-                color=colour,
-                ms=3,
-            )
-    titles = ("learning rate", "setting of its own, see the table", "batch size")
+            curves.append({int(size): score for size, score in batches[name].items()})
+        for axes, curve in zip(panels, curves, strict=False):
+            points = sorted((at, y - top) for at, y in curve.items() if y is not None)
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, ms=3)
+    titles = ("learning rate", "setting of its own over its first value", "batch size")
     for axes, title in zip(panels, titles, strict=False):
+        axes.set_xscale("log")
         axes.set_xlabel(title)
-    panels[0].set_ylabel("score minus the best one")
-    figure.legend(loc="outside right upper", fontsize=7)
+    panels[0].set_ylabel("score minus the best one of the search")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+    _plain(*panels)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def draw_cost(result: Mapping[str, Any], costs: Mapping[str, Any], path: Path) -> None:
+    """Score at equal steps over processor time, operations and memory of a step."""
+    metric = result["metric"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = list(figure.subplots(1, 3, sharey=True))
+    titles = {
+        "time": "processor time, NT-Xent 1",
+        "gflop": "operations, GFLOP",
+        "memory_mib": "memory, MiB",
+    }
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        for name, colour in _colours(result).items():
+            if name in costs["steps"]:
+                score = result["contestants"][name]["metrics"][metric]
+                axes.errorbar(
+                    costs["steps"][name][key],
+                    score["mean"],
+                    score["std"],
+                    fmt="o",
+                    color=colour,
+                    label=name,
+                    ms=4,
+                )
+        axes.set_xlabel(f"{title}, of a step")
+    panels[0].set_ylabel(f"{metric}, mean and deviation over seeds")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     _plain(*panels)
     figure.savefig(path, metadata={"Date": None})
 

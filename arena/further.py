@@ -1,75 +1,75 @@
-"""After a study: cost of a step, the ranking at equal time, and sensitivity to the batch size."""
+"""After a study: the ranking at equal time, and sensitivity to the batch size."""
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from arena.contestant import FAMILIES, Contestant, read_contestants
-from arena.study import COPIED, SEARCH_SEED, SEEDS, Trial, run, trial
+from arena.contestant import FAMILIES, read_contestants
+from arena.cost import Costs
+from arena.study import SEARCH_SEED, SEEDS, Trial, run, trial
 from common.config import UserError, load
-from common.engine.callbacks import seed_all, step_seed
+from common.engine.check import count_steps
 from common.engine.provenance import code_state
 from common.registry import config_class, load_project
 
-ROUNDS = 24  # steps of every contestant that are timed
 ALIKE = 0.05  # relative difference in cost below which equal steps are equal time
 
 
 def further(
-    result: Mapping[str, Any], *, jobs: int = 1, overrides: Sequence[str] = ()
+    result: Mapping[str, Any], costs: Costs, *, jobs: int = 1, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Three tables next to the one of a study, at the settings that its search has chosen.
+    """Two tables next to the one of a study, at the settings that its search has chosen.
 
-    ``cost``: seconds of the processor for a step, relative to `COPIED`. ``equal_time``: fresh seeds
-    with as many steps as `COPIED` makes in the same time. ``batches``: score on the development
-    part by batch size, at equal numbers of samples and an unchanged rate.
+    ``equal_time``: fresh seeds with as many steps as `arena.study.COPIED` makes in the same time.
+    ``batches``: score on the development part by batch size, at equal numbers of samples and an
+    unchanged rate; losses alone, since the queue or the groups of a method depend on the batch.
 
     Args:
         result: of `study`.
+        costs: of `step_costs`.
         jobs: runs at the same time.
         overrides: of every run.
 
     Raises:
-        UserError: the study has no `COPIED`, which costs are relative to.
+        UserError: the config counts epochs of data that are not here.
     """
-    family, scale = result["family"], result["scale"]
-    rows = result["contestants"]
-    if COPIED not in rows:
-        raise UserError(f"costs are relative to {COPIED}, which this study does not have")
-    ranked = {
-        one.name: (one, _chosen(one, rows[one.name]))
-        for one in read_contestants(family=family)
-        if one.name in rows and one.role != "control"
-    }
+    family, scale, rows = result["family"], result["scale"], result["contestants"]
+    contestants = {one.name: one for one in read_contestants(family=family) if one.name in costs}
     cfg = load(config_class(f"arena_{family}"), f"arena_{family}", scale, overrides)
-    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size
-    if steps is None:
-        raise UserError(f"arena_{family}/{scale} counts epochs: this needs trainer.max_steps")
+    steps, batch = _steps(f"arena_{family}", scale, cfg), cfg.data.batch_size
 
-    def runs(name: str, settings: Mapping[str, Any]) -> Trial:
-        one, chosen = ranked[name]
+    def of_length(wanted: float) -> dict[str, int | None]:
+        whole = max(1, round(wanted))
+        length: dict[str, int | None] = {"trainer.max_steps": whole}
+        if cfg.trainer.max_epochs is not None:
+            return {"trainer.max_epochs": None, **length}
+        return {**length, "trainer.checkpoint_every_n_steps": whole}
+
+    def run_of(name: str, settings: Mapping[str, Any]) -> Trial:
+        one, row = contestants[name], rows[name]
+        chosen = one.at(row["rate"], row["setting"][one.searched])
         return trial(family, scale, one, {**chosen, **settings}, overrides)
 
-    cost = step_costs({name: runs(name, {"seed": SEEDS[0]}) for name in ranked})
-    equal: dict[str, list[Trial]] = {}
-    lengths = dict.fromkeys(ranked, steps)
-    for name, relative in cost.items():
-        if abs(relative - 1) > ALIKE:
-            length = _length(steps / relative)
-            lengths[name] = length["trainer.max_steps"]
-            equal[name] = [runs(name, {**length, "seed": seed}) for seed in SEEDS]
+    lengths = {
+        name: steps / row["time"] if abs(row["time"] - 1) > ALIKE else steps
+        for name, row in costs.items()
+    }
+    equal = {
+        name: [run_of(name, {**of_length(length), "seed": seed}) for seed in SEEDS]
+        for name, length in lengths.items()
+        if length != steps
+    }
     judgement = FAMILIES[family].judgement(scale)
     shared = {"seed": SEARCH_SEED, **judgement.development}
     sizes = {
         name: {
-            size: runs(name, {**shared, "data.batch_size": size, **_length(steps * batch / size)})
+            size: run_of(
+                name, {**shared, "data.batch_size": size, **of_length(steps * batch / size)}
+            )
             for size in (batch // 4, batch, 4 * batch)
         }
-        for name, (one, _) in ranked.items()
+        for name, one in contestants.items()
         if one.loss
     }
     run([one for trials in equal.values() for one in trials], jobs, "equal time")
@@ -78,15 +78,14 @@ def further(
         name: [one.metrics()[judgement.metric] for one in equal[name]]
         if name in equal
         else rows[name]["metrics"][judgement.metric]["values"]
-        for name in ranked
+        for name in costs
     }
     return {
         "family": family,
         "commit": code_state()["commit"],
-        "cost": cost,
         "equal_time": {
             name: {
-                "steps": lengths[name],
+                "steps": max(1, round(lengths[name])),
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)),
             }
@@ -99,53 +98,12 @@ def further(
     }
 
 
-def _length(steps: float) -> dict[str, int]:
-    whole = max(1, round(steps))
-    return {"trainer.max_steps": whole, "trainer.checkpoint_every_n_steps": whole}
-
-
-def _chosen(one: Contestant, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the search has chosen."""
-    return {"optim.lr": row["rate"], **one.settings_at(row["setting"][one.searched])}
-
-
-def step_costs(trials: Mapping[str, Trial], rounds: int = ROUNDS) -> dict[str, float]:
-    """Processor seconds of a training step with its data, relative to those of `COPIED`.
-
-    Contestants take turns, so that other work on the machine slows all of them; the median of the
-    ratios of a round counts.
-    """
-    loops = {name: _Loop(one) for name, one in trials.items()}
-    ratios: dict[str, list[float]] = {name: [] for name in loops}
-    for number in range(rounds + 3):  # the first ones warm up
-        seconds = {name: loop.step(number) for name, loop in loops.items()}
-        if number >= 3:
-            for name, value in seconds.items():
-                ratios[name].append(value / seconds[COPIED])
-    return {name: statistics.median(values) for name, values in ratios.items()}
-
-
-class _Loop:
-    """A plain training loop of a run's first stage."""
-
-    def __init__(self, one: Trial) -> None:
-        cfg = load(config_class(one.project), one.project, one.config, one.words)
-        seed_all(step_seed(cfg.seed, 0, 0, 0))
-        experiment = load_project(one.project).build(cfg)
-        stage = next(experiment.stages())
-        self.module, self.data = stage.module, stage.data.train_set
-        self.module.train()
-        self.size = stage.data.batch_size
-        groups = self.module.parameter_groups()
-        self.optimizer = torch.optim.AdamW(groups, lr=cfg.optim.lr)
-
-    def step(self, number: int) -> float:
-        """Processor seconds of a step."""
-        begun = time.process_time()
-        rows = range(number * self.size, (number + 1) * self.size)
-        batch = self.data[[(i % len(self.data), 0) for i in rows]]
-        self.optimizer.zero_grad()
-        self.module.losses(batch)["loss"].backward()
-        self.optimizer.step()
-        self.module.after_optimizer_step()
-        return time.process_time() - begun
+def _steps(project: str, scale: str, cfg: Any) -> int:
+    """Optimiser steps of a run, also of a config in epochs."""
+    steps = cfg.trainer.max_steps
+    if steps is None:
+        plan = load_project(project).build(cfg).plan()
+        steps = count_steps(cfg, plan.num_samples)
+    if not steps:
+        raise UserError(f"{project}/{scale} counts epochs of data that are not here")
+    return int(steps)

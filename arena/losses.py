@@ -5,6 +5,7 @@ loss is built.
 """
 
 import importlib
+import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,12 @@ class LossConfig:
     labels: bool = False  # forward(..., labels=) gets the classes of the batch: a reference
 
 
-def build_loss(cfg: LossConfig) -> "nn.Module":
+def build_loss(cfg: LossConfig, dim: int) -> "nn.Module":
     """The module of a config.
+
+    Args:
+        cfg: names the class.
+        dim: of the embeddings, for a class whose constructor asks for it.
 
     Raises:
         UserError: no such class, or it refuses the arguments.
@@ -36,8 +41,9 @@ def build_loss(cfg: LossConfig) -> "nn.Module":
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"loss.path={cfg.path}: expected module:class; {error}") from error
+    sized = {"dim": dim} if "dim" in inspect.signature(kind).parameters else {}
     try:
-        built: nn.Module = kind(**cfg.args)
+        built: nn.Module = kind(**sized, **cfg.args)
     except (TypeError, ValueError) as error:
         raise UserError(f"loss.args={cfg.args} of {cfg.path}: {error}") from error
     return built

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -30,13 +31,14 @@ from common.engine.comparison.values import values_of
 from common.engine.provenance import lock_hash
 from common.engine.tracking import read_metrics
 from common.evaluation.resampling import Scores
-from common.files import write_bytes
+from common.files import write_bytes, write_text
 from common.registry import config_class
 
 RESULTS = ROOT / "results/arena"
 SEARCH_SEED, SEEDS = 100, (11, 12, 13, 14)
 COPY, BROKEN, COPIED = "nt_xent_again", "mismatched", "nt_xent"  # controls, and what they copy
 COPY_SEEDS = (21, 22, 23, 24)
+DIVERGED = "diverged.txt"  # of a run of the search whose loss was not finite: the reason
 SHARED = ("data", "model", "optim", "trainer", "eval", "tracking")  # sections that all have alike
 
 
@@ -57,9 +59,18 @@ class Trial:
         """Whether it has its metrics."""
         return (self.path / "metrics.json").is_file()
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was not finite, which ended it."""
+        return (self.path / DIVERGED).is_file()
+
     def metrics(self) -> dict[str, float]:
         """Its metrics."""
         return ws.read_json(self.path / "metrics.json")  # type: ignore[no-any-return]
+
+    def score(self, metric: str) -> float:
+        """One of its metrics; that of a run that diverged is below all others."""
+        return -math.inf if self.diverged else self.metrics()[metric]
 
     def meta(self) -> dict[str, Any]:
         """Its record."""
@@ -108,7 +119,7 @@ def run(trials: Sequence[Trial], jobs: int, title: str) -> None:
     """Make the missing runs, in processes of one thread each if there are several."""
     from common.engine.progress import track
 
-    missing = [one for one in trials if not one.done]
+    missing = [one for one in trials if not one.done and not one.diverged]
     if jobs == 1:
         for one in track(missing, title):
             _make(one)
@@ -120,17 +131,32 @@ def run(trials: Sequence[Trial], jobs: int, title: str) -> None:
 
 
 def _make(one: Trial) -> None:
+    from common.engine.module import NonFiniteLossError
     from common.engine.run import train
 
     begun = (one.path / "meta.json").is_file()
     words = [*one.words, f"run_id={one.run_id}", *([f"resume={one.run_id}"] if begun else [])]
-    train(one.project, one.config, words)
+    try:
+        train(one.project, one.config, words)
+    except NonFiniteLossError as error:
+        if one.seed != SEARCH_SEED:
+            raise
+        write_text(one.path / DIVERGED, f"{error}\n")
 
 
 # -- the study ----------------------------------------------------------------------------------
 
 
-Tried = dict[str, list[tuple[dict[str, Any], Trial]]]  # contestant -> settings with their runs
+@dataclass(frozen=True)
+class Attempt:
+    """A run of the search."""
+
+    rate: float
+    value: float  # of the contestant's own setting
+    run: Trial
+
+
+Tried = dict[str, list[Attempt]]  # by contestant, in the order of the search
 
 
 def search(
@@ -140,8 +166,10 @@ def search(
     overrides: Sequence[str],
     jobs: int,
 ) -> Tried:
-    """Five runs each on the development part: three rates, then two other values of a setting.
+    """Seven runs each on the development part.
 
+    Three rates at the middle value of the contestant's setting, then a fourth one by `next_value`.
+    At the best of these rates the two other values of the setting, then again one by `next_value`.
     Controls have none, they take the settings of what they copy.
     """
     about, judgement = FAMILIES[family], FAMILIES[family].judgement(scale)
@@ -149,27 +177,62 @@ def search(
     searched = [one for one in contestants if one.role != "control"]
     tried: Tried = {one.name: [] for one in searched}
 
-    def add(stage: str, settings_of: Callable[[Contestant], list[dict[str, Any]]]) -> None:
+    def score(attempt: Attempt) -> float:
+        return attempt.run.score(judgement.chosen_by)
+
+    def add(title: str, pairs_of: Callable[[Contestant], list[tuple[float, float]]]) -> None:
         added = {
             one.name: [
-                (settings, trial(family, scale, one, {**settings, **shared}, overrides))
-                for settings in settings_of(one)
+                Attempt(*pair, trial(family, scale, one, {**one.at(*pair), **shared}, overrides))
+                for pair in pairs_of(one)
             ]
             for one in searched
         }
-        run([made for pairs in added.values() for _, made in pairs], jobs, f"search, {stage}")
-        for name, pairs in added.items():
-            tried[name] += pairs
+        run([one.run for attempts in added.values() for one in attempts], jobs, f"search, {title}")
+        for name, attempts in added.items():
+            tried[name] += attempts
 
-    add("rates", lambda one: one.rates(about))
-    chosen = {name: best_of(pairs, judgement.chosen_by) for name, pairs in tried.items()}
-    add("settings", lambda one: one.others(about, chosen[one.name]["optim.lr"]))
+    def further_rate(one: Contestant) -> list[tuple[float, float]]:
+        rate = next_value({made.rate: score(made) for made in tried[one.name]})
+        return [(rate, one.values(about)[1])]
+
+    def other_values(one: Contestant) -> list[tuple[float, float]]:
+        rate = max(tried[one.name], key=score).rate
+        return [(rate, value) for value in (one.values(about)[0], one.values(about)[2])]
+
+    def further_value(one: Contestant) -> list[tuple[float, float]]:
+        rate = tried[one.name][-1].rate
+        scores = {made.value: score(made) for made in tried[one.name] if made.rate == rate}
+        return [(rate, next_value(scores))]
+
+    add("rates", lambda one: [(rate, one.values(about)[1]) for rate in about.rates])
+    add("one more rate", further_rate)
+    add("settings", other_values)
+    add("one more setting", further_value)
     return tried
 
 
-def best_of(pairs: Sequence[tuple[dict[str, Any], Trial]], metric: str) -> dict[str, Any]:
-    """Settings of the run with the highest value."""
-    return max(pairs, key=lambda pair: pair[1].metrics()[metric])[0]
+def next_value(scores: Mapping[float, float]) -> float:
+    """Where a search goes on.
+
+    A best value at an end: the same factor beyond it as between it and its neighbour. Otherwise the
+    geometric mean of the best value and its better neighbour.
+
+    >>> next_value({1: 0.1, 2: 0.2, 5: 0.3}), next_value({1: 0.2, 4: 0.3, 16: 0.1})
+    (12.5, 2.0)
+    """
+    values = sorted(scores)
+    best = max(values, key=lambda value: scores[value])
+    place = values.index(best)
+    if 0 < place < len(values) - 1:
+        other = max(values[place - 1], values[place + 1], key=lambda value: scores[value])
+        return _three_digits((best * other) ** 0.5)
+    inner = values[1] if place == 0 else values[-2]
+    return _three_digits(best * best / inner)
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
 
 
 def study(
@@ -201,16 +264,24 @@ def study(
     contestants = read_contestants(folders, only, family)
     by_name = {one.name: one for one in contestants}
     tried = search(family, scale, contestants, overrides, jobs)
-    best = {name: best_of(pairs, judgement.chosen_by) for name, pairs in tried.items()}
-    for one in contestants:
-        if one.role == "control" and COPIED in best:
-            best[one.name] = {**best[COPIED], "loss.path": one.loss, "loss.args": one.args}
+    best = {
+        name: max(attempts, key=lambda one: one.run.score(judgement.chosen_by))
+        for name, attempts in tried.items()
+    }
+    if COPIED in best:
+        best |= {one.name: best[COPIED] for one in contestants if one.role == "control"}
     finals = {
         name: [
-            trial(family, scale, by_name[name], {**settings, "seed": seed}, overrides)
+            trial(
+                family,
+                scale,
+                by_name[name],
+                {**by_name[name].at(chosen.rate, chosen.value), "seed": seed},
+                overrides,
+            )
             for seed in (COPY_SEEDS if name == COPY else SEEDS)
         ]
-        for name, settings in best.items()
+        for name, chosen in best.items()
     }
     run([one for trials in finals.values() for one in trials], jobs, "fresh seeds")
     items = {name: _scores(trials, metric) for name, trials in finals.items()}
@@ -219,11 +290,11 @@ def study(
             **_row(by_name[name], best[name], trials, (metric, *judgement.also)),
             "search": [
                 {
-                    "rate": settings["optim.lr"],
-                    "setting": by_name[name].value_in(settings),
-                    "score": made.metrics()[judgement.chosen_by],
+                    "rate": one.rate,
+                    "setting": one.value,
+                    "score": None if one.run.diverged else one.run.score(judgement.chosen_by),
                 }
-                for settings, made in tried.get(name, [])
+                for one in tried.get(name, [])
             ],
         }
         for name, trials in finals.items()
@@ -285,7 +356,7 @@ def baselines(family: str, scale: str, overrides: Sequence[str]) -> dict[str, fl
 
 def _row(
     contestant: Contestant,
-    settings: Mapping[str, Any],
+    chosen: Attempt,
     trials: Sequence[Trial],
     names: Sequence[str],
 ) -> dict[str, Any]:
@@ -294,8 +365,8 @@ def _row(
     return {
         "role": contestant.role,
         "source": contestant.source,
-        "rate": settings["optim.lr"],
-        "setting": {contestant.searched: contestant.value_in(settings)},
+        "rate": chosen.rate,
+        "setting": {contestant.searched: chosen.value},
         "metrics": {
             name: {
                 "mean": float(np.mean([m[name] for m in measured])),
@@ -320,11 +391,16 @@ def _mechanisms(trials: Sequence[Trial]) -> dict[str, list[tuple[int, float]]]:
     return means
 
 
+def result_path(family: str, scale: str, folder: Path = RESULTS) -> Path:
+    """File of a published study."""
+    return folder / f"{family}{'' if scale == 'mini' else f'-{scale}'}.json"
+
+
 def publish(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Write the summary and the items, by which the standings can be computed again."""
     folder.mkdir(parents=True, exist_ok=True)
     summary = {key: value for key, value in result.items() if key != "items"}
-    path = folder / f"{result['family']}.json"
+    path = result_path(result["family"], result["scale"], folder)
     ws.write_json(path, summary)
     packed = {
         name: [

@@ -22,7 +22,7 @@ class Contest(ImageTextModule, ContestModule):
 
     def __init__(self, cfg: Config, encoder: Encoder | None = None) -> None:
         super().__init__(cfg, encoder)
-        self.set_loss(cfg.loss)
+        self.set_loss(cfg.loss, self.encoder.embed_dim)
         self.logit_scale.log_scale.requires_grad_(False).fill_(math.log(self.scale))
 
     def losses(self, batch: ImageTextBatch) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class Contest(KnnValidatedModule, ContestModule):
     def __init__(self, cfg: Config, network: ProjectedEncoder | None = None) -> None:
         super().__init__(cfg.optim, k=cfg.eval.items_k, temperature=cfg.eval.knn_temperature)
         self.network = network or projected_encoder(cfg)
-        self.set_loss(cfg.loss)
+        self.set_loss(cfg.loss, cfg.model.out_dim)
         self.uses_labels = cfg.loss.labels
         if cfg.model.sync_batchnorm:
             synchronise_batch_norm(self)

@@ -23,7 +23,7 @@ class Contest(ContestModule):
     def __init__(self, cfg: Config, encoder: SentenceEncoder) -> None:
         super().__init__(cfg.optim)
         self.encoder = encoder
-        self.set_loss(cfg.loss)
+        self.set_loss(cfg.loss, encoder.tower.num_features)
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss of one batch."""

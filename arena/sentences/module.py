@@ -22,7 +22,7 @@ class Contest(SentenceModule, ContestModule):
 
     def __init__(self, cfg: Config, encoder: SentenceEncoder) -> None:
         super().__init__(cfg.optim, encoder)
-        self.set_loss(cfg.loss)
+        self.set_loss(cfg.loss, encoder.tower.num_features)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss of one batch."""

@@ -1,6 +1,8 @@
 """The arena: contestants, equal search, statistics with their negative twins, a loss of one's own."""
 
+import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +10,24 @@ import torch
 
 from arena.__main__ import main
 from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
+from arena.cost import cost
 from arena.figures import cliques
 from arena.further import further
 from arena.losses import LossConfig, build_loss
 from arena.mechanisms import MECHANISMS, mechanisms
-from arena.page import BEGIN, END, FURTHER, write_page
+from arena.page import BEGIN, COST, END, FURTHER, write_page
 from arena.statistics import differences, standings
-from arena.study import SHARED, publish, study, trial
+from arena.study import (
+    SEARCH_SEED,
+    SHARED,
+    Attempt,
+    publish,
+    result_path,
+    run,
+    search,
+    study,
+    trial,
+)
 from common.config import ROOT, UserError, load, to_dict
 from common.engine.workspace import write_json
 from common.evaluation.resampling import Scores
@@ -25,8 +38,9 @@ ALL = {one.name: one for one in read_contestants()}
 
 @pytest.mark.parametrize("name", sorted(name for name, one in ALL.items() if one.loss))
 def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
-    settings = {"loss.scale": 5.0, **ALL[name].rates(FAMILIES["images"])[1]}
-    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
+    value = ALL[name].values(FAMILIES["images"])[1]
+    settings = {"loss.scale": 5.0, **ALL[name].settings_at(value)}
+    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]), 8)
     views = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     more = {"labels": torch.arange(16) % 4} if "loss.labels" in ALL[name].settings else {}
 
@@ -41,18 +55,52 @@ def test_a_contestant_has_a_gradient_that_lowers_its_loss(name):
     assert after < before
 
 
+class Imagined:
+    """A run of the search whose score is known: highest at a rate and a value."""
+
+    path = Path("nowhere")
+    diverged = False
+
+    def __init__(self, rate: float, value: float, best: tuple[float, float]) -> None:
+        self.distance = abs(math.log(rate / best[0])) + abs(math.log(value / best[1]))
+
+    def score(self, metric: str) -> float:
+        """Of any metric."""
+        return -self.distance
+
+
+def imagined_search(monkeypatch, family, best):
+    """The search of all contestants whose best rate and value are known."""
+
+    def imagine(family, scale, one, settings, overrides):
+        seen = settings[one.searched] if one.project else settings.get("loss.scale")
+        value = seen if seen is not None else settings["loss.args"][one.searched]
+        return Imagined(settings["optim.lr"], value, best)
+
+    monkeypatch.setattr("arena.study.trial", imagine)
+    monkeypatch.setattr("arena.study.run", lambda *args: None)
+    return search(family, "mini", read_contestants(family=family), [], 1)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_search_is_as_large_for_every_contestant(family):
-    about = FAMILIES[family]
-    for one in read_contestants(family=family):
-        tried = [*one.rates(about), *one.others(about, about.rates[0])]
-        assert len({repr(settings) for settings in tried}) == SEARCH_RUNS
-        assert {s["optim.lr"] for s in one.rates(about)} == set(about.rates)
+def test_the_search_is_as_large_for_every_contestant(family, monkeypatch):
+    for attempts in imagined_search(monkeypatch, family, (2e-3, 3.0)).values():
+        assert len({(one.rate, one.value) for one in attempts}) == SEARCH_RUNS
+        assert {one.rate for one in attempts} >= set(FAMILIES[family].rates)
+
+
+def test_the_search_goes_beyond_an_end_that_is_best(monkeypatch):
+    (inside,) = imagined_search(monkeypatch, "images", (3e-3, 5.0))["nt_xent"][-1:]
+    assert inside.rate == 3e-3
+    assert 2 < inside.value < 10
+    (beyond,) = imagined_search(monkeypatch, "images", (1.0, 1e3))["nt_xent"][-1:]
+    assert beyond.rate > 1e-2
+    assert beyond.value == 20
 
 
 def test_a_setting_that_is_searched_reaches_the_loss():
-    tried = ALL["triplet"].others(FAMILIES["images"], 1e-3)
-    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"])) for s in tried]
+    tried = [ALL["triplet"].at(1e-3, value) for value in (0.2, 1.0)]
+    losses = [build_loss(LossConfig(s["loss.path"], s["loss.args"]), 8) for s in tried]
     assert [one.loss.margin for one in losses] == [0.2, 1.0]
 
 
@@ -83,7 +131,7 @@ def test_a_project_takes_over_all_shared_settings(name):
     one = ALL[name]
     (family,) = one.families
     about = FAMILIES[family]
-    made = trial(family, "mini", one, one.rates(about)[0], [])
+    made = trial(family, "mini", one, one.at(about.rates[0], one.values(about)[1]), [])
     own = to_dict(load(config_class(one.project), one.project, made.config, made.words))
     base = to_dict(load(config_class(f"arena_{family}"), f"arena_{family}", "mini"))
     differ = {
@@ -133,7 +181,7 @@ def test_odd_contestants_are_refused(tmp_path):
         with pytest.raises(UserError, match=message):
             read_contestants([tmp_path])
     with pytest.raises(UserError, match=r"loss\.path=common\.nothing:X"):
-        build_loss(LossConfig("common.nothing:X"))
+        build_loss(LossConfig("common.nothing:X"), 8)
 
 
 @pytest.fixture
@@ -151,24 +199,39 @@ def own_folder(tmp_path, monkeypatch):
 def test_a_loss_of_one_s_own_is_two_files(own_folder, capsys):
     (mine,) = read_contestants([own_folder], ["cosine_gap"])
     settings = mine.settings_at(0.5)
-    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]))
+    loss = build_loss(LossConfig(settings["loss.path"], settings["loss.args"]), 4)
     views = torch.eye(4)
     assert float(loss(views, views, 5.0)) == pytest.approx(0.125)  # the diagonal alone
     words = ["images", f"--contestants={own_folder}", "--only=cosine_gap,nt_xent", "--plan"]
     assert main(words) == 0
-    assert "10 runs of the search" in capsys.readouterr().out
+    assert "14 runs of the search" in capsys.readouterr().out
 
 
 @pytest.fixture
 def two_seeds(monkeypatch):
-    """Half as many runs."""
+    """Fewer runs: two seeds, and a search of one setting."""
+    monkeypatch.setattr("arena.study.search", search_of_one)
     monkeypatch.setattr("arena.study.SEEDS", (11, 12))
     monkeypatch.setattr("arena.study.COPY_SEEDS", (21, 22))
     monkeypatch.setattr("arena.further.SEEDS", (11, 12))
+    monkeypatch.setattr("arena.cost.SEEDS", (11, 12))
+
+
+def search_of_one(family, scale, contestants, overrides, jobs):
+    """The middle of the first rates and values."""
+    about, tried = FAMILIES[family], {}
+    for one in (one for one in contestants if one.role != "control"):
+        pair = about.rates[1], one.values(about)[1]
+        settings = {**one.at(*pair), "seed": SEARCH_SEED}
+        attempt = Attempt(*pair, trial(family, scale, one, settings, overrides))
+        run([attempt.run], jobs, "search")
+        tried[one.name] = [attempt]
+    return tried
 
 
 @pytest.mark.slow
-def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, capsys, two_seeds):
+def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, capsys):
+    """With the whole search."""
     words = ["images", "--scale=smoke", f"--contestants={own_folder}", "--only=cosine_gap,nt_xent"]
     assert main([*words, f"runs_dir={tmp_path / 'runs'}", "trainer.max_steps=1"]) == 0
     printed = capsys.readouterr().out
@@ -177,13 +240,14 @@ def test_a_loss_of_one_s_own_is_ranked_next_to_others(own_folder, tmp_path, caps
 
 
 STUDIES = {  # a loss, and what no other family has
-    "images": ["nt_xent", "supcon", "nt_xent_again", "mismatched"],
-    "sentences": ["nt_xent", "esimcse"],
-    "retrieval": ["info_nce", "contriever"],
-    "image_text": ["info_nce", "one_to_k"],
+    "images": ["nt_xent", "supcon", "simsiam", "moco", "nt_xent_again", "mismatched"],
+    "sentences": ["nt_xent", "esimcse", "vicreg"],
+    "retrieval": ["nt_xent", "info_nce", "contriever"],
+    "image_text": ["nt_xent", "info_nce", "one_to_k"],
 }
 PUBLISHED = {
-    "images": [("supcon", "nt_xent")],
+    "images": [("simsiam", "nt_xent"), ("supcon", "nt_xent")],
+    "sentences": [("vicreg", "nt_xent")],
     "retrieval": [("contriever", "info_nce")],
     "image_text": [("one_to_k", "info_nce")],
 }
@@ -201,11 +265,20 @@ def test_a_study_is_published_and_its_page_written(tmp_path, family, two_seeds):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("metrics.json")} == times
     assert again["standings"] == result["standings"]
     publish(result, tmp_path / "results")
+    trials = cost(result, overrides, rounds=1)
+    steps = trials["steps"]
+    assert steps["nt_xent"]["time"] == 1
+    assert all(row["gflop"] > 0 and row["memory_mib"] > 0 for row in steps.values())
+    written = result_path(family, "smoke", tmp_path / "results")
+    write_json(written.with_suffix(COST), trials)
     if family == "images":
-        more = further(result, overrides=overrides)
-        assert more["cost"]["nt_xent"] == 1
+        assert steps["supcon"]["gflop"] == pytest.approx(steps["nt_xent"]["gflop"], rel=0.1)
+        in_epochs = [*overrides, "trainer.max_epochs=1", "trainer.max_steps=null"]
+        more = further(result, {**steps, "moco": {**steps["moco"], "time": 2}}, overrides=in_epochs)
+        assert set(more["batches"]) == {"nt_xent", "supcon", "simsiam"}
         assert set(more["batches"]["nt_xent"]) == {"4", "16", "64"}
-        write_json(tmp_path / "results" / f"{family}{FURTHER}", more)
+        assert more["equal_time"]["moco"]["steps"] < more["equal_time"]["nt_xent"]["steps"]
+        write_json(written.with_suffix(FURTHER), more)
     curves = result["contestants"][only[0]]["mechanisms"]
     assert set(curves) == set(MECHANISMS)
     assert all(curves.values())
@@ -213,12 +286,13 @@ def test_a_study_is_published_and_its_page_written(tmp_path, family, two_seeds):
     assert reported == PUBLISHED.get(family, [])
     page = tmp_path / "arena.md"
     (tmp_path / "images").mkdir()
-    page.write_text(f"before\n{BEGIN.format(family)}\n{END.format(family)}\nafter\n")
+    name = written.stem
+    page.write_text(f"before\n{BEGIN.format(name)}\n{END.format(name)}\nafter\n")
     text = write_page(page, tmp_path / "results").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    for name in only:
-        assert f"| *{name}* (" in text or f"| {name} |" in text
-    assert ("| cost of a step |" in text) == (family == "images")
-    for figure in ("", "_sensitivity", "_mechanisms"):
-        assert (tmp_path / f"images/arena_{family}{figure}.svg").is_file()
+    for one in only:
+        assert f"| *{one}* (" in text or f"| {one} |" in text
+    assert ("| at equal time |" in text) == (family == "images")
+    for figure in ("", "_sensitivity", "_mechanisms", "_cost"):
+        assert (tmp_path / f"images/arena_{name}{figure}.svg").is_file()
