@@ -72,6 +72,25 @@ def test_answers_are_in_the_order_of_the_inputs_and_of_the_kinds_asked_for(rank,
     assert set(actual.ranked) <= {"no"}
 
 
+def test_chance_is_one_of_the_labels(monkeypatch):
+    task = SimpleNamespace(name="task", labels=["a", "b", "c", "d"])
+    rows = SimpleNamespace(examples=[example("a")])
+    stands = {
+        "read_tasks": SimpleNamespace(targets=[task]),
+        "rows_to_answer": rows,
+        "answered": Answers(["a"], []),
+        "mechanism": {},
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(evaluation, name, lambda *_, value=value: value)
+    for name in ("write_manifest", "gallery"):
+        monkeypatch.setattr(evaluation, name, lambda *_: None)
+    workspace = SimpleNamespace(items=lambda *_: None, mean_items=lambda *_: None)
+    metrics = evaluation.evaluate(config(), SimpleNamespace(bank=1), workspace)
+    assert metrics["task_accuracy"] == 1
+    assert metrics["task_accuracy_chance"] == metrics["accuracy_chance"] == 0.25
+
+
 def test_classes_count_alike_and_answers_of_no_class_are_none():
     """By hand: F1 of "a" is 0.8, of "b" 0; "c" is no class."""
     assert macro_f1(["a", "a", "c"], ["a", "a", "b"]) == pytest.approx(0.5)

@@ -167,6 +167,20 @@ def test_the_reparametrisation_multiplies_noise_by_the_standard_deviation(monkey
     assert actual.item() == pytest.approx(4)
 
 
+def test_a_background_row_pays_nothing_for_its_salient_code(monkeypatch):
+    images = torch.zeros(4, 3, 2, 2)
+    network = SimpleNamespace(
+        common=lambda x: (torch.zeros(4, 1), torch.zeros(4, 1)),
+        salient=lambda x: (torch.ones(4, 1), torch.zeros(4, 1)),
+        decode=lambda common, salient: images,
+    )
+    monkeypatch.setattr(method, "gaussian_kl", lambda mean, log_variance: mean.sum(1))
+    module = SimpleNamespace(method=SimpleNamespace(kl_weight=2.0))
+    views = {"view_1": images[:2], "view_2": images[2:], "target": torch.tensor([True, False])}
+    terms = method.SepCLR._vae(module, network, views)
+    assert (terms["kl"], terms["loss"]) == (0.5, 1)
+
+
 def test_a_query_is_ranked_among_the_gallery(monkeypatch):
     module = module_of()
     monkeypatch.setattr(module, "encode", lambda images: (images, -images))
