@@ -62,10 +62,10 @@ def test_held_back_triplets_are_of_the_test_part_and_whole(monkeypatch):
 
 
 def test_both_sides_of_a_triplet_are_compared_with_the_premise(monkeypatch):
-    vectors = {"p": [1.0, 0.0], "e": [0.6, 0.8], "c": [0.7, 0.7]}
+    vectors = {"p": [1.0, 0.0], "e": [0.8, 0.6], "c": [0.6, 0.8]}
     monkeypatch.setattr(evaluate, "held_back", lambda cfg: [["p"], ["e"], ["c"]])
     encode = lambda texts: torch.tensor([vectors[t] for t in texts])  # noqa: E731
-    assert evaluate.triplet_hits(config(), encode) == [0.0]
+    assert evaluate.triplet_hits(config(), encode) == [1.0]
 
 
 def test_the_evaluation_reads_kept_rows_alone(monkeypatch):
