@@ -133,7 +133,10 @@ def called_as(library: str, module: str, name: str) -> Loss:
     if library == "sentence_transformers":
         ranking = make(None, scale=SCALE)
         return lambda *columns: ranking.compute_loss_from_embeddings(list(columns), None)
-    return make(temperature=1 / SCALE)  # type: ignore[no-any-return]
+    of_views: Loss = make(temperature=1 / SCALE)
+    if name == "dcl":
+        return lambda *views: 2 * of_views(*views)  # lightly averages the two directions
+    return of_views
 
 
 def adapter(name: str) -> Loss:

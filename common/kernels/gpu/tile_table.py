@@ -3,7 +3,7 @@
 The table is chosen by ahead-of-time compilation (no spills, shared memory within the limit of the
 card), **not by timing: every speed is unmeasured.** D is a run-time loop in the kernels, so a tile
 does not depend on D except through its bucket (D < 64 would waste a slice of 64).
-`triton_search` measures tiles on the present card; a table that it wrote is used where
+`make bench KERNEL=tiles` measures tiles on the present card; a table that it wrote is used where
 CONTRASTIVE_TILES names it.
 """
 
