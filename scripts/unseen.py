@@ -19,7 +19,7 @@ import textwrap
 import wave
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Unseen:
     Attributes:
         what: of which the set is, for the card.
         write: reads below a data folder and fills another one; returns what ``eval.own`` is given.
-        metric: that is shown, of the evaluation on the set.
+        metric: that is shown, of the evaluation on the set, without the set's name before it.
         seen: the same for the project's own test sets: what they are, and the metric.
         shared: the set is not in ``data/``, but in the folder of the option ``--source``.
         config: that is judged.
@@ -284,7 +284,7 @@ CIFAR = ("CIFAR-10 photographs, as in training", "linear_probe_top1")
 DESCRIPTIONS = (
     "Wikipedia paragraphs by their descriptions, 1,000 queries",
     descriptions,
-    "descriptions_ndcg_at_10",
+    "ndcg_at_10",
 )
 
 SETS = {
@@ -298,13 +298,13 @@ SETS = {
     "promptreps": Unseen(
         "descriptions of occupations by an alternative title, 500 queries",
         occupations,
-        "occupations_ndcg_at_10",
+        "ndcg_at_10",
         ("CISI and NPL, whose texts its first stage reads", "average_ndcg_at_10"),
     ),
     "nv_embed": Unseen(
         "CISI, 76 queries",
         cisi,
-        "retrieval-cisi_ndcg_at_10",
+        "ndcg_at_10",
         ("requests of two training sets", "primary_average"),
     ),
     "rankgen": Unseen(
@@ -316,14 +316,14 @@ SETS = {
     "cocosoda": Unseen(
         "CoSQA: queries of a web search for 6,266 functions, 500 queries",
         cosqa,
-        "cosqa_ndcg_at_10",
+        "ndcg_at_10",
         ("other functions of the packages it trains on", "hidden_mrr"),
         shared=True,
     ),
     "vacancysbert": Unseen(
         "labels of ESCO's skills by an alternative label, 1,000 queries",
         skills,
-        "skills_ndcg_at_10",
+        "ndcg_at_10",
         ("other titles of the occupations it trains on", "titles_recall_at_10"),
     ),
     "dse": Unseen(
@@ -467,35 +467,49 @@ def _wrapped(line: str) -> str:
 
 def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
     """The table of a project: its own test sets and the second one."""
+    from common.engine.trained import EVALUATION
+    from common.engine.verbs import evaluate
+
+    evaluate(project, None, [f"eval.own={own}"], run, None)
+    return table_of(
+        project, max(Path("runs").glob(f"{project}/*/*/eval-*/{EVALUATION}")).parent, unseen
+    )
+
+
+def table_of(project: str, place: Path, unseen: Unseen) -> str:
+    """The table of a project whose evaluation on the second set is in a folder of its run."""
+    sets = ((*unseen.seen, place.parent), (unseen.what, unseen.metric, place))
+    rows = [row_of(project, title, metric, folder, unseen) for title, metric, folder in sets]
+    return "\n".join([HEAD, "|---|--:|--:|---|", *rows])
+
+
+def row_of(project: str, title: str, metric: str, folder: Path, unseen: Unseen) -> str:
+    """A line of the table: the metric, or the first one that ends in it behind a set's name.
+
+    Raises:
+        UserError: the folder has no such metric.
+    """
     from common.engine.comparison.references import (
         BASELINES_FILE,
         comparison_of,
         headline,
         own_rows,
     )
-    from common.engine.trained import EVALUATION
-    from common.engine.verbs import evaluate
     from common.engine.workspace import read_json
 
-    evaluate(project, None, [f"eval.own={own}"], run, None)
-    place = max(Path("runs").glob(f"{project}/*/*/eval-*/{EVALUATION}")).parent
-    spec = comparison_of(project, unseen.config)
-    rows = []
-    for title, metric, folder, make in (
-        (*unseen.seen, place.parent, headline),
-        (unseen.what, unseen.metric, place, own_rows),
-    ):
-        file = folder / BASELINES_FILE
-        known = make(
-            read_json(folder / "metrics.json"), read_json(file) if file.exists() else {}, spec
-        )
-        row = next((row for row in known if row.metric == metric), None)
-        if row is None:
-            raise UserError(f"{folder} has no {metric}")
-        best = "" if row.baseline is None else f"{four_digits(row.baseline[1])} {row.baseline[0]}"
-        before = "" if row.untrained is None else four_digits(row.untrained)
-        rows.append(f"| {title} ({metric}) | {four_digits(row.value)} | {before} | {best} |")
-    return "\n".join([HEAD, "|---|--:|--:|---|", *rows])
+    spec, file = comparison_of(project, unseen.config), folder / BASELINES_FILE
+    metrics = read_json(folder / "metrics.json")
+    baselines = read_json(file) if file.exists() else {}
+    asked = None if spec is None else replace(spec, also=[metric, *spec.also])
+    known = [*headline(metrics, baselines, asked), *own_rows(metrics, baselines, spec)]
+    rows = [row for row in known if row.metric == metric]
+    rows = rows or [row for row in known if row.metric.endswith(f"_{metric}")]
+    if not rows:
+        raise UserError(f"{folder} has no {metric}")
+    row = next((row for row in rows if row.baseline is not None), rows[0])
+    best = "" if row.baseline is None else f"{four_digits(row.baseline[1])} {row.baseline[0]}"
+    before = "" if row.untrained is None else four_digits(row.untrained)
+    return f"| {title} ({metric}) | {four_digits(row.value)} | {before} | {best} |"
 
 
 def write_page() -> None:

@@ -1,5 +1,7 @@
 """The second sets of cards: each is judged by its project, and the card shows how."""
 
+import json
+
 import pytest
 
 from common.config import UserError
@@ -16,6 +18,7 @@ from scripts.unseen import (
     block_of,
     figures,
     overview,
+    row_of,
     write_card,
 )
 from tests.contract.test_own_data import section
@@ -61,3 +64,13 @@ def test_the_page_counts_where_training_is_ahead():
     assert "training in 1 of 2 and 0 of 1." in page
     assert "| [p](../projects/p/README.md) | a (l1) | 0.2 | 0.3 | 0.1 copy |" in page.splitlines()
     assert "| | *second set:* d (top1) | 0.2 | 0.3 |  |" in page.splitlines()
+
+
+def test_a_row_has_the_set_s_own_metric_with_its_baseline(tmp_path):
+    metrics = {"mine_num_queries": 2.0, "mine_ndcg_at_10": 0.2, "untrained_mine_ndcg_at_10": 0.1}
+    metrics |= {"bm25_mine_ndcg_at_10": 0.9, "hybrid_mine_ndcg_at_10": 0.8}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    row = row_of("contriever", "mine", "ndcg_at_10", tmp_path, SETS["contriever"])
+    assert row == "| mine (ndcg_at_10) | 0.2000 | 0.1000 | 0.9000 bm25 |"
+    with pytest.raises(UserError, match="has no accuracy"):
+        row_of("contriever", "mine", "accuracy", tmp_path, SETS["contriever"])
