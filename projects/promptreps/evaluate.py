@@ -210,8 +210,8 @@ def _one_set(
             on_disk=on_disk(cfg, encoder),
         )
         keep("bm25_", run_scores(data, bm25, KS))
-        candidates = weighted_runs(rankings[""], bm25, options.depth)
-        merged = choose_fusion(data, candidates, options.hybrid_queries)
+        merges = weighted_runs(rankings[""], bm25, options.depth)
+        merged = choose_fusion(data, merges, options.hybrid_queries)
         if merged is not None:
             keep("with_bm25_", run_scores(data, merged.run, KS))
             metrics[f"with_bm25_{name}_encoder_weight"] = merged.weight
