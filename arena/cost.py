@@ -92,7 +92,7 @@ class _Loop:
 
     def step(self) -> None:
         """Load a batch, train on it."""
-        self._loss().backward()
+        self._loss().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.module.after_optimizer_step()
 
@@ -127,7 +127,7 @@ class _Loop:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = self._loss()
         total = _storage_bytes([*state, *kept])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return total
 
     def _loss(self) -> Tensor:
@@ -135,7 +135,8 @@ class _Loop:
         self.number += 1
         batch = self.data[[(i % len(self.data), 0) for i in rows]]
         self.optimizer.zero_grad(set_to_none=False)
-        return self.module.losses(batch)["loss"]
+        loss: Tensor = self.module.losses(batch)["loss"]
+        return loss
 
 
 def _storage_bytes(tensors: Iterable[Tensor]) -> int:

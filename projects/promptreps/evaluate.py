@@ -194,7 +194,7 @@ def _one_set(
     for row, run in rankings.items():
         keep(row, run_scores(data, run, KS))
     mixed = {alpha: runs.fused(alpha) for alpha in cfg.eval.alphas if 0 < alpha < 1}
-    candidates = {0.0: runs.sparse, 1.0: runs.dense, **mixed}
+    candidates: dict[float, Run] = {0.0: runs.sparse, 1.0: runs.dense, **mixed}
     chosen = choose_fusion(data, candidates, cfg.eval.hybrid_queries)
     if chosen is not None:
         keep("chosen_", run_scores(data, chosen.run, KS))

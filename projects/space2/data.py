@@ -69,9 +69,10 @@ class Examples:
     ) -> None:
         flat = [turn for dialog in corpus.dialogs for turn in dialog.turns]
         self.users, self.texts = np.array([turn.user for turn in flat], dtype=bool), texts
-        large = folder is not None and len(flat) >= ON_DISK_FROM_TURNS
         self.utterances = (
-            stored_utterances(texts, flat, folder) if large else PackedUtterances(texts, flat)
+            PackedUtterances(texts, flat)
+            if folder is None or len(flat) < ON_DISK_FROM_TURNS
+            else stored_utterances(texts, flat, folder)
         )
         self.starts = np.cumsum([0, *(len(d.turns) for d in corpus.dialogs)])
         places = user_turns(corpus.dialogs)

@@ -227,10 +227,11 @@ def sentences_of(rows: Any) -> list[Sentence]:
         and {"start", "end", "text"} <= row.keys()
         and _is_number(row["start"])
         and _is_number(row["end"])
+        and isinstance(row["text"], str)
         for row in rows
     ):
         raise ValueError("expected a list of {start, end, text}, times in seconds")
-    return [Sentence(float(row["start"]), float(row["end"]), str(row["text"])) for row in rows]
+    return [Sentence(float(row["start"]), float(row["end"]), row["text"]) for row in rows]
 
 
 def ordered(sentences: Sequence[Sentence]) -> tuple[Sentence, ...]:

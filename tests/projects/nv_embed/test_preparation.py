@@ -208,7 +208,7 @@ def test_the_corpus_is_that_of_the_set_that_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = config(*SETS, "data.sets={msmarco: {path: beir}}", f"data.root={tmp_path}/root")
     task = EmbeddingTask("msmarco", "retrieval", "find", [EmbeddingRecord("q", ("p",))], False)
-    assert collection(cfg, task) == ["p", "here"]
+    assert list(collection(cfg, task)) == ["p", "here"]
 
 
 def test_overlap_task_writes_the_sets_without_it(tmp_path):

@@ -193,7 +193,7 @@ def test_a_condition_chooses_among_what_is_of_no_use(make, tmp_path, monkeypatch
         (["prune", "x", "y"], 2, "takes one project"),
         (["prune"], 0, "0 runs would go"),
         (["prune", "--where", "sed=1"], 2, "did you mean 'seed'"),
-        (["runs", "runs_dir=elsewhere"], 0, "0 runs"),
+        (["runs", "runs_dir=elsewhere"], 2, "there is no folder"),
         (["runs", "seed=3"], 2, "no setting but runs_dir"),
     ],
 )
