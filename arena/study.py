@@ -26,6 +26,7 @@ from arena.statistics import differences, standings
 from common import __version__
 from common.config import ROOT, UserError, load, nearest, to_dict, to_yaml
 from common.engine import workspace as ws
+from common.engine.comparison.results import for_readers
 from common.engine.comparison.runs import present_code, saved_items
 from common.engine.comparison.values import values_of
 from common.engine.provenance import lock_hash
@@ -401,7 +402,7 @@ def publish(result: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     summary = {key: value for key, value in result.items() if key != "items"}
     path = result_path(result["family"], result["scale"], folder)
-    ws.write_json(path, summary)
+    write_text(path, for_readers(summary))
     packed = {
         name: [
             {"values": one.values.tolist()}

@@ -205,7 +205,12 @@ def write_results(project: str, comparisons: Sequence[Mapping[str, Any]]) -> Non
         for comparison in comparisons
     ]
     content = rounded({"project": project, "comparisons": summaries})
-    write_text(result_path(project), "\n".join(_lines(content)) + "\n")
+    write_text(result_path(project), for_readers(content))
+
+
+def for_readers(content: Any) -> str:
+    """JSON of mappings and lists: what fits stays on one line, and short entries share lines."""
+    return "\n".join(_lines(content)) + "\n"
 
 
 def rounded(content: Any) -> Any:
@@ -218,7 +223,6 @@ def rounded(content: Any) -> Any:
 
 
 def _lines(content: Any, indent: str = "", key: str = "", end: str = "") -> Iterator[str]:
-    """JSON for readers: what fits stays on one line, and short entries share lines."""
     name = f"{json.dumps(key, ensure_ascii=False)}: " if key else ""
     text = indent + name + json.dumps(content, ensure_ascii=False) + end
     if len(text) <= WIDTH or not isinstance(content, dict | list):
