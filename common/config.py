@@ -441,8 +441,8 @@ def _home(value: Any) -> Any:
 
 def _other_base(match: re.Match[str]) -> str:
     return (
-        f"YAML reads {match[1] or match[2]} as a number to another base, write it without leading zeros and"
-        " colons, or in quotes if it is a name"
+        f"YAML reads {match[1] or match[2]} as a number in another base: write it without leading"
+        " zeros and colons, or in quotes if it is a name"
     )
 
 

@@ -222,7 +222,7 @@ def training_source(cfg: Config, tokenizer: Tokenizer) -> Source:
         return Source(
             im.CachedImages(pixels, train_transform(cfg)), texts, _ordered(cfg, list(texts[0]))
         )
-    assert data.source != "webdataset"  # which `stages` streams
+    assert data.source != "webdataset"  # which `build_data` streams
     languages = data.languages or BENCHMARK_SETS[data.source][0]
     sets = read_benchmark(data.source, data_root(data.root), languages, data.split)
     names = list(dict.fromkeys(name for one in sets.values() for name in one.images))

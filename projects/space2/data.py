@@ -129,7 +129,7 @@ class StoredUtterances:
         self.tokens = tokens
 
     def __getitem__(self, rows: slice) -> list[Utterance]:
-        stored = (np.array(self.tokens[i]) for i in range(rows.start, rows.stop))
+        stored = (np.array(self.tokens[i], np.int64) for i in range(rows.start, rows.stop))
         return [Utterance(np.where(ids < 0, ~ids, ids), ids < 0) for ids in stored]
 
 

@@ -87,7 +87,7 @@ def test_home_folders_in_lists_and_files(write, monkeypatch):
 
 @pytest.mark.parametrize("number", ["010", "1:30", "-01_0", "190:20:30.15"])
 def test_numbers_that_yaml_reads_to_another_base_are_refused(write, number):
-    with pytest.raises(UserError, match=f"YAML reads {number} as a number to another base"):
+    with pytest.raises(UserError, match=f"YAML reads {number} as a number in another base"):
         load(Config, "p", "base", [f"optim.lr={number}"])
     with pytest.raises(UserError, match=f"YAML reads {number} as a number"):
         load(Config, "p", "base", [f"trainer.devices=[1, {number}]"])

@@ -189,6 +189,14 @@ def test_tokens_of_a_large_corpus_are_read_from_files_that_are_written_once(tmp_
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_turn_without_tokens_is_read_from_files_too():
+    empty, said = data.StoredUtterances([[], [5, ~7]])[0:2]
+    assert empty.ids.dtype == said.ids.dtype == np.int64
+    assert len(empty.ids) == len(empty.values) == 0
+    assert said.ids.tolist() == [5, 7]
+    assert said.values.tolist() == [False, True]
+
+
 def test_the_shorter_stream_begins_anew_within_the_epoch():
     """Two loaders: every step has a batch of each, every key its own rows."""
     seen = []
