@@ -85,7 +85,7 @@ FAMILIES = {
                 ("raw", "whitened", "raw_mean", "jaccard", "tfidf", "untrained"),
             )
         },
-        rates=(3e-5, 1e-4, 3e-4),
+        rates=(1e-4, 3e-4, 9e-4),
         scales=(10, 20, 40),
     ),
     "retrieval": Family(
