@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
 from arena.study import SEEDS, publish, result_path, study
@@ -57,18 +59,32 @@ def main(words: list[str] | None = None) -> int:
     from arena.page import table
 
     print("\n".join(table(result)))
-    chosen = only or asked.contestants or asked.settings
-    whole = not chosen and asked.scale in PUBLISHED_SCALES
-    if not whole or code_state()["dirty"]:
-        print(
-            "not published: some contestants or settings were chosen, or the code has local changes"
-        )
+    if reason := unpublished(asked, result):
+        print(f"not published: {reason}")
         return 0
     print(publish(result))
     from arena.page import write_page
 
     print(write_page())
     return 0
+
+
+def unpublished(asked: argparse.Namespace, result: Mapping[str, Any]) -> str:
+    """Why a study is not published; empty if it is.
+
+    A study of some contestants is published as long as none of more contestants stands.
+    """
+    if asked.scale not in PUBLISHED_SCALES:
+        return f"--scale is {asked.scale}, and {' and '.join(PUBLISHED_SCALES)} are published"
+    if asked.contestants or asked.settings:
+        return "it has contestants or settings of your own"
+    if code_state()["dirty"]:
+        return "the code has local changes"
+    path = result_path(asked.family, asked.scale)
+    standing = len(read_json(path)["contestants"]) if path.is_file() else 0
+    if result["left_out"] and len(result["contestants"]) < standing:
+        return f"{path} has {standing} contestants, more than this study"
+    return ""
 
 
 def _further(asked: argparse.Namespace) -> int:

@@ -64,7 +64,9 @@ def paragraph(result: Mapping[str, Any]) -> str:
         for p in ordinary
     }
     by_name = {p["name"]: p for p in places}
+    begun = result.get("left_out", [])
     text = [
+        *([f"This study has begun. Not measured yet: {', '.join(begun)}."] if begun else []),
         f"Best here: **{best}**.",
         f"Not distinguishable from it: {', '.join(equal) or 'none'}.",
         f"The order of the losses agrees between two seeds by a Spearman correlation of"

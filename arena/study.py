@@ -251,7 +251,7 @@ def study(
         family: see `FAMILIES`.
         scale: config of ``arena_<family>``.
         jobs: runs at the same time.
-        only: contestants; empty: all, which is what is published.
+        only: contestants; empty: all.
         folders: contestants of one's own.
         overrides: of every run.
 
@@ -308,6 +308,7 @@ def study(
         "scale": scale,
         "metric": metric,
         "also": list(judgement.also),
+        "left_out": sorted({one.name for one in read_contestants(family=family)} - by_name.keys()),
         "measured": {
             "version": __version__,
             "commit": meta["commit"],

@@ -1,5 +1,6 @@
 """The arena: contestants, equal search, statistics with their negative twins, a loss of one's own."""
 
+import argparse
 import math
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from arena.__main__ import main
+from arena.__main__ import main, unpublished
 from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
 from arena.cost import cost
 from arena.figures import cliques
@@ -296,3 +297,20 @@ def test_a_study_is_published_and_its_page_written(tmp_path, family, two_seeds):
     assert ("| at equal time |" in text) == (family == "images")
     for figure in ("", "_sensitivity", "_mechanisms", "_cost"):
         assert (tmp_path / f"images/arena_{name}{figure}.svg").is_file()
+
+
+def test_a_study_of_some_contestants_is_published_until_a_larger_one_is(tmp_path, monkeypatch):
+    """Nothing of one's own, no local changes, no smaller study in place of a larger one."""
+    asked = argparse.Namespace(family="images", scale="mini", contestants=[], settings=[])
+    some = {"contestants": {"dcl": {}, "cacr": {}}, "left_out": ["dclw"]}
+    path = tmp_path / "images.json"
+    monkeypatch.setattr("arena.__main__.result_path", lambda *_: path)
+    monkeypatch.setattr("arena.__main__.code_state", lambda: {"dirty": False})
+    assert unpublished(asked, some) == ""
+    write_json(path, {"contestants": {"dcl": {}, "cacr": {}, "dclw": {}}})
+    assert "has 3 contestants" in unpublished(asked, some)
+    assert unpublished(asked, {"contestants": {"dcl": {}}, "left_out": []}) == ""
+    asked.settings = ["optim.lr=1"]
+    assert "of your own" in unpublished(asked, some)
+    asked.settings, asked.scale = [], "smoke"
+    assert "smoke" in unpublished(asked, some)
