@@ -131,6 +131,8 @@ def _split_words(name: str, verb: Verb, args: argparse.Namespace) -> None:
     elif len(bare) > len(verb.names):
         rest = " ".join(bare[len(verb.names) :])
         raise UserError(f"{name} takes {_AT_MOST.get(verb.names, 'two names')}: {rest}")
+    elif verb.names[1:2] == ("config",) and bare[1:2] == [""]:  # a variable that is not set
+        raise UserError("the name of the config is empty: give one, or leave the word out")
     if args.settings and not verb.settings:
         raise UserError(f"{name} takes no settings: {' '.join(args.settings)}")
     for word in args.settings:

@@ -367,6 +367,10 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, DictConf
         raise UserError(f"{_relative(path)} is not valid YAML in UTF-8: {error}") from error
     if not isinstance(node, DictConfig):
         raise UserError(f"{_relative(path)}: the top level must be a mapping")
+    if not node:  # a write that was cut short; the schema's defaults are a large model
+        raise UserError(
+            f"{_relative(path)} sets nothing: begin it with 'extends: ' and the name of another config"
+        )
     if match := OTHER_BASE.search(plain := COMMENT.sub(r"\1", text)):
         line = plain.count("\n", 0, match.start(match.lastindex or 0)) + 1
         raise UserError(f"{_relative(path)}, line {line}: {_other_base(match)}")

@@ -43,6 +43,7 @@ def test_names_settings_and_options_may_be_mixed():
         (["compare", "dcl", "--seed", "3"], "compare takes no --seed; did you mean '--seeds'"),
         (["show", "dcl", "--run", "x"], "show takes no --run"),
         (["train", "dcl", "smoke", "mini"], "one config and settings"),
+        (["train", "dcl", ""], "the name of the config is empty"),
         (["list", "dcl"], "list takes no project"),
         (["diff", "a", "b", "c"], "diff takes two names: c"),
         (["runs", "seed=1"], "no setting but runs_dir"),

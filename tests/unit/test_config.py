@@ -158,6 +158,16 @@ def test_cycle_and_missing_parent_are_errors(write):
         load(Config, "p", "orphan")
 
 
+@pytest.mark.parametrize("text", ["", "# nothing but words\n", "{}", "---\n"])
+def test_a_file_that_sets_nothing_is_refused(write, text):
+    """Also where a config extends it: the defaults of a schema train for hours."""
+    write("empty", text)
+    write("child", "extends: empty\npath: x\ntrainer: {max_steps: 5}")
+    for name in ("empty", "child"):
+        with pytest.raises(UserError, match=r"empty.yaml sets nothing: begin it with 'extends: '"):
+            load(Config, "p", name, ["path=x", "trainer.max_steps=1"])
+
+
 def test_unknown_key_in_a_file_names_the_file(write):
     write("typo", "extends: base\nmodel: {widht: 3}")
     with pytest.raises(UserError, match=r"typo.yaml: unknown key 'model.widht'.*model.width"):
