@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from arena.mechanisms import MECHANISMS
 
@@ -91,6 +92,10 @@ def draw_sensitivity(result: Mapping[str, Any], more: Mapping[str, Any] | None, 
     for axes, title in zip(panels, titles, strict=False):
         axes.set_xscale("log")
         axes.set_xlabel(title)
+    for axes in panels[1:]:  # less than a decade: labels of minor ticks would overprint
+        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("score minus the best one of the search")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
