@@ -151,10 +151,7 @@ class SeededBatchSampler:
     ) -> None:
         self.batches_per_epoch = length // (batch_size * world_size)
         if self.batches_per_epoch == 0:
-            raise UserError(
-                f"{length} samples do not fill one batch of {batch_size} on {world_size} "
-                f"process(es): lower data.batch_size"
-            )
+            raise too_few_samples(length, batch_size, world_size)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.num_batches = num_batches
@@ -230,6 +227,15 @@ class SeededBatchSampler:
         if self.num_batches is None:
             raise TypeError("an endless sampler has no length")
         return self.num_batches
+
+
+def too_few_samples(length: int, batch_size: int, world_size: int) -> UserError:
+    """The error of samples that do not fill one batch of every process."""
+    largest = length // world_size
+    advice = f"set data.batch_size={largest} or less" if largest else "use fewer processes"
+    return UserError(
+        f"{length} samples do not fill one batch of {batch_size} on {world_size} process(es): {advice}"
+    )
 
 
 def _checked_lengths(lengths: ArrayLike | None, length: int) -> np.ndarray | None:

@@ -37,7 +37,7 @@ from common.data.image_text.shards import (
     sample_image,
     sample_texts,
 )
-from common.data.samplers import Rng, sample_rng
+from common.data.samplers import Rng, sample_rng, too_few_samples
 from common.data.text.tokenizers import TextTokenizer
 from common.distributed.process import rank, world_size
 
@@ -172,10 +172,7 @@ class ShardStream(IterableDataset[Any]):
                 "them with replacement (resampled)"
             )
         if self.batches_per_epoch == 0:
-            raise UserError(
-                f"{self.num_samples} samples do not fill one batch of {self.batch_size} on "
-                f"{self.world_size} process(es): lower data.batch_size"
-            )
+            raise too_few_samples(self.num_samples, self.batch_size, self.world_size)
 
     @property
     def uses_resampling(self) -> bool:

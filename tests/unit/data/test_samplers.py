@@ -45,9 +45,11 @@ def test_total_number_of_batches_ends_the_stream():
     assert len(list(sampler)) == 5
 
 
-def test_too_small_data_set_says_so():
-    with pytest.raises(UserError, match="lower data.batch_size"):
+def test_too_small_data_set_names_the_batch_that_fits():
+    with pytest.raises(UserError, match="set data.batch_size=1 or less"):
         SeededBatchSampler(3, 2, seed=0, world_size=2)
+    with pytest.raises(UserError, match="use fewer processes"):
+        SeededBatchSampler(3, 2, seed=0, world_size=4)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

@@ -71,7 +71,7 @@ def test_non_finite_loss_stops_before_the_step_and_names_the_batch(tmp_path):
     ("words", "message"),
     [
         (["trainer.accumulate_grad_batches=2"], "adds no negatives"),
-        (["data.batch_size=65"], "lower data.batch_size"),
+        (["data.batch_size=65"], "set data.batch_size=64 or less"),
         (["resume=latest"], "no run of toy/smoke"),
     ],
 )
