@@ -251,14 +251,14 @@ def evaluate_baselines(
             cfg = load(config_class(project), project, config, overrides)
             values[name] = _evaluate(project, config, cfg, name)
         except KeyboardInterrupt:
-            problems.append(f"without the baselines {', '.join(missing[missing.index(name) :])}")
+            problems.append(f"baselines left out: {', '.join(missing[missing.index(name) :])}")
             break
         except Exception as error:  # the run is finished, and its data may be a user's
             refused.setdefault(first_line(error), []).append(name)
         else:
             if key is not None:
                 ws.write_json(paths[name], values[name])
-    problems += [f"without {', '.join(several)}: {why}" for why, several in refused.items()]
+    problems += [f"no baseline {', '.join(several)}: {why}" for why, several in refused.items()]
     return {name: values[name] for name in names if name in values}, problems
 
 

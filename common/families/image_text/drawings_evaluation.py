@@ -200,7 +200,10 @@ def require_pool(cfg: ImageTextConfig) -> None:
         UserError: another ``data.source`` than pool.
     """
     if cfg.data.source != "pool":
-        raise UserError(f"these baselines are for data.source=pool, not for {cfg.data.source}")
+        raise UserError(
+            "this baseline needs the bundled drawings (data.source=pool), "
+            f"and this config has data.source={cfg.data.source}"
+        )
 
 
 def chance_of(metrics: dict[str, float]) -> dict[str, float]:
