@@ -11,7 +11,7 @@ from common.config import ExperimentConfig, UserError
 from common.data.lookup import data_root
 from common.engine.experiment import Plan
 from common.engine.module import ContrastiveModule
-from common.engine.node import node_rows, rates, step_flops
+from common.engine.node import node_rows, rates, step_flops, without_values
 from common.engine.official import record_of
 from common.engine.run import prepare
 from common.engine.trainer import check_devices, epoch_steps, world_size
@@ -198,14 +198,13 @@ def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: in
         UserError: an operation without a meta implementation.
     """
     seen: dict[int, torch.Tensor] = {}
-    parameters = {id(p) for p in module.parameters()}
     inside: dict[int, int] = {}  # block -> bytes; -1: outside of all blocks
     inputs: dict[int, int] = {}
     stack = [-1]
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         base = tensor._base if tensor._base is not None else tensor
-        if id(base) not in seen and id(base) not in parameters:
+        if id(base) not in seen and not isinstance(base, nn.Parameter):
             seen[id(base)] = base  # keeps it alive, so that ids stay unique
             inside[stack[-1]] = inside.get(stack[-1], 0) + base.numel() * base.element_size()
         return tensor
@@ -224,7 +223,7 @@ def saved_activations(plan: Plan[Any], module: ContrastiveModule, batch_size: in
     handles += [b.register_forward_hook(leave) for b in blocks]
     assert plan.forward is not None
     try:
-        with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with without_values(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             plan.forward(module, batch_size)
     except (NotImplementedError, RuntimeError) as error:  # RuntimeError: it looks at a value
         raise UserError(f"cannot estimate activations: {error}") from error

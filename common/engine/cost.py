@@ -31,17 +31,17 @@ HEAD = f"""# Cost of the papers
 - **FLOPs per step** are those of one optimiser step on all devices: {BACKWARD:.0f} times the products of
   a forward pass, or {RECOMPUTED:.0f} times where the config recomputes blocks in the backward pass.
   Frozen towers count like trained ones, so recipes with frozen towers cost less. The cell is empty
-  where no forward pass can be counted (sparse convolutions, masks that depend on values).
+  where no forward pass can be counted (sparse convolutions).
 - **hours** on one H100 at {UTILISATION:.0%} of its peak in the config's precision ({HALF / 1e12:.0f} TFLOP/s
   in 16 bits; in 32, {FLOAT32["high"] / 1e12:.0f} with `trainer.matmul=high`, which is the default, and
   {FLOAT32["highest"] / 1e12:.0f} with `highest`), without data loading and evaluation: a lower bound, not
   a measurement.
 - **GiB** of one device with DDP and, on several devices, with FSDP: weights, gradients, optimiser state
   and activations. It is an upper estimate. Memory in bold is more than {DEVICE_BYTES / 1e9:.0f} GB, with the config's
-  strategy; `make check-all` fails then.
+  strategy. `make check-all` fails then, and for a config without a figure.
 - **steps** depend on the data where a config counts epochs of data that are not here.
 - **needs** lists weights and data sets. `make check PROJECT= CONFIG=` reports where to get them.
-- A config that starts from another run's export, or from weights of unknown size, is *not known*.
+- A config that cannot be built is *not known*, with the reason.
 """
 
 
@@ -62,6 +62,7 @@ class Cost:
         sharded: bytes of one device with FSDP; None on one device or without a forward pass.
         needs: names of the weights and data sets.
         strategy: of the config.
+        reason: why `memory` is None.
     """
 
     project: str
@@ -76,12 +77,18 @@ class Cost:
     sharded: float | None
     needs: tuple[str, ...]
     strategy: str = "auto"
+    reason: str = ""
+
+    @property
+    def used(self) -> float:
+        """Bytes of one device with the strategy of the config; 0 where they are not known."""
+        used = self.sharded if self.strategy == "fsdp" and self.sharded else self.memory
+        return used or 0.0
 
     @property
     def fits(self) -> bool:
         """Whether a device of `DEVICE_BYTES` holds it, as far as its memory can be counted."""
-        used = self.sharded if self.strategy == "fsdp" and self.sharded else self.memory
-        return used is None or used <= DEVICE_BYTES
+        return self.used <= DEVICE_BYTES
 
     @property
     def hours(self) -> float | None:
@@ -93,7 +100,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A config that cannot be built here: it continues a run or released weights of unknown size."""
+    """A config that cannot be built, and why."""
 
     project: str
     config: str
@@ -135,6 +142,7 @@ def measure(project: str, config: str, overrides: Sequence[str] = ()) -> Cost:
         sharded,
         tuple(need.name for need in plan.requirements),
         cfg.trainer.strategy,
+        "" if memory is not None else device.reason or "its plan has no forward pass",
     )
 
 
@@ -151,6 +159,22 @@ def all_costs(projects: Sequence[str] | None = None) -> Iterator[Cost | Unknown]
                 yield measure(project, config)
             except UserError as error:
                 yield Unknown(project, config, str(error))
+
+
+def problems(costs: Sequence[Cost | Unknown]) -> list[str]:
+    """A sentence for each config that no device holds, that has no figure, or that is not built."""
+    lines = []
+    for cost in costs:
+        name = f"{cost.project}/{cost.config}"
+        if isinstance(cost, Unknown):
+            lines.append(f"{name} cannot be built: {cost.reason}")
+        elif cost.memory is None:
+            lines.append(f"{name} has no memory figure: {cost.reason}")
+        elif not cost.fits:
+            lines.append(
+                f"{name} needs {cost.used / 1e9:.0f} GB of a device's {DEVICE_BYTES / 1e9:.0f} GB"
+            )
+    return lines
 
 
 def page(costs: Sequence[Cost | Unknown]) -> str:

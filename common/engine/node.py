@@ -4,11 +4,13 @@ It is arithmetic with the constants of this file, not a measurement. A step take
 slowest of three that run at the same time: loaders, products, and the reduction of gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.config import ExperimentConfig, TrainerConfig
@@ -153,15 +155,42 @@ def recomputes(cfg: Any) -> bool:
     )
 
 
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Run a forward pass on the meta device, where tensors have shapes but no values.
+
+    A condition on a boolean tensor is false. So `mask.all()` keeps a mask, as padded texts do, and
+    no check for bad values raises. Other values raise a RuntimeError. Grouped products (of experts)
+    have their shapes in every precision, where PyTorch's own know bfloat16 alone.
+    """
+    with torch.device("meta"), _WithoutValues():
+        yield
+
+
+class _WithoutValues(TorchDispatchMode):
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype is torch.bool:
+            return False
+        if func is torch.ops.aten._grouped_mm.default:
+            return args[0].new_empty(args[0].shape[0], args[1].shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
 def forward_flops(
     forward: Callable[[ContrastiveModule, int], object], module: ContrastiveModule, batch: int
 ) -> float | None:
     """Floating-point operations of the products of one forward pass on the meta device.
 
-    None where the pass looks at a value while it is counted (the masks of some language models).
+    None where the pass needs a number that is not known without data.
     """
     try:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        with without_values(), FlopCounterMode(display=False) as counter:
             forward(module, batch)
     except RuntimeError:  # "Tensor.item() cannot be called on meta tensors"
         return None

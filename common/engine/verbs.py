@@ -141,21 +141,18 @@ def check(project: str, config: str, overrides: Sequence[str]) -> None:
 
 def check_all() -> None:
     """Build every paper config on the meta device and write reports/cost.md."""
-    from common.engine.cost import Cost, Unknown, all_costs, paper_configs, write_costs
+    from common.engine.cost import all_costs, paper_configs, problems, write_costs
     from common.engine.progress import track
     from common.registry import list_projects
 
     total = sum(len(paper_configs(project)) for project in list_projects())
     costs = list(track(all_costs(), "paper configs", total))
-    unknown = [cost for cost in costs if isinstance(cost, Unknown)]
-    for cost in unknown:
-        console.print(f"{cost.project}/{cost.config}: {cost.reason}")
-    console.print(f"{len(costs)} configs, {len(unknown)} not known; written: {write_costs(costs)}")
-    large = [f"{c.project}/{c.config}" for c in costs if isinstance(c, Cost) and not c.fits]
-    if large:
-        raise UserError(
-            f"{len(large)} configs need more memory than a device has: {', '.join(large)}"
-        )
+    console.print(f"{len(costs)} configs measured; written: {write_costs(costs)}")
+    lines = problems(costs)
+    for line in lines:
+        console.print(line, highlight=False)
+    if lines:
+        raise UserError(f"{len(lines)} of {len(costs)} paper configs do not fit or are not known")
 
 
 def compare(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.data.module import ContrastiveData
+from common.encoders.text.experts import expert_modules
 from common.engine.experiment import Plan, Stage, weights_requirement
 from projects.cosmo.batches import CachedPatches, Frames, KindSource, Pixels, Words
 from projects.cosmo.config import Config
@@ -95,8 +96,14 @@ def plan(cfg: Config) -> Plan[COSMO]:
         )
 
     def frozen(module: COSMO, devices: int) -> Mapping[str, int]:
-        count = sum(p.numel() for p in module.network.language.model.parameters())
-        return {"frozen language model": int(count * DTYPE_BYTES[cfg.model.language_dtype])}
+        model = module.network.language.model
+        count = sum(p.numel() for p in model.parameters())
+        dtype = cfg.model.language_dtype
+        rows = {"frozen language model": int(count * DTYPE_BYTES[dtype])}
+        if dtype == "nf4" and (experts := expert_modules(model)):
+            layers = (sum(part.get_parameter(n).numel() for n in names) for part, names in experts)
+            rows["experts of a layer in 16 bits"] = 2 * max(layers)
+        return rows
 
     return Plan(
         lambda: COSMO(cfg, *dry_network(cfg, width)),

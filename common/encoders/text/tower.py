@@ -31,6 +31,7 @@ from common.encoders.pretrained import (
     loading,
     resolve_pretrained,
 )
+from common.encoders.text.experts import expert_modules, quantise_experts
 from common.encoders.text.pooling import LAYER_POOLINGS, POOLINGS, Pooling, pool
 
 Attention = Literal["auto", "eager", "sdpa"]
@@ -217,7 +218,8 @@ def load_transformer(
         spread: the layers are put on all GPUs that this process sees, and what is left on the CPU.
             Such a model stays where it is, see `evaluated`.
         four_bit: weights of linear layers in four bits (NF4, Dettmers et al. 2023, arXiv
-            2305.14314), computed in `dtype`; for frozen models on a GPU.
+            2305.14314), computed in `dtype`; for frozen models on a GPU. A mixture of experts is
+            read to the CPU in `dtype` first.
 
     Raises:
         UserError: see `text_tower`, attention that the architecture does not have, or a library
@@ -241,11 +243,16 @@ def load_transformer(
     if spread:
         _need("accelerate", "a model that is spread over devices")
         chosen["device_map"] = "auto"
+    mixture = False
     if four_bit:
         _need("bitsandbytes", "a model in four bits")
         chosen["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
+        with torch.device("meta"):
+            mixture = bool(expert_modules(AutoModel.from_config(settings)))
+        if mixture:
+            chosen["device_map"] = {"": "cpu"}
     with loading(ref), quiet():
         model, info = auto_class.from_pretrained(
             _source(ref),
@@ -267,6 +274,10 @@ def load_transformer(
             f"pretrained={pretrained!r} does not fill {type(model).__name__}: "
             f"{len(lost)} tensors such as {sorted(lost)[0]} would start at random"
         )
+    if mixture:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        quantise_experts(model, device)
+        model.to(device)
     model.train()  # from_pretrained switches dropout off, and Lightning keeps modes
     return model
 

@@ -217,7 +217,7 @@ class InjectedLM(nn.Module):
             ValueError: more than there are.
         """
         times = media_times(ids == self.media_token)
-        if media is not None and int(times.max()) > media.shape[1]:
+        if media is not None and (times > media.shape[1]).any():
             raise ValueError(f"{int(times.max())} media tokens in a text of {media.shape[1]} media")
         return times
 

@@ -7,14 +7,26 @@ import torch
 
 from common.config import TrainerConfig, UserError
 from common.engine import cost
-from common.engine.cost import Cost, measure, page, paper_configs
-from common.engine.node import forward_flops
+from common.engine.cost import Cost, Unknown, measure, page, paper_configs, problems
+from common.engine.node import forward_flops, without_values
 
 
 def test_flops_are_those_of_the_products():
     layer = torch.nn.Linear(8, 4, bias=False, device="meta")
     flops = forward_flops(lambda module, batch: module(torch.empty(batch, 8)), layer, 16)
     assert flops == 2 * 16 * 8 * 4
+
+
+def test_conditions_are_false_on_the_meta_device_and_numbers_are_refused():
+    with without_values():
+        mask = torch.ones(2, 3, dtype=torch.bool)
+        assert not mask.all()
+        assert not (torch.arange(3) > 1).any()
+        with pytest.raises(RuntimeError, match="meta"):
+            int(torch.arange(3).max())
+        states, weights = torch.empty(6, 4), torch.empty(2, 4, 5)
+        ends = torch.tensor([3, 6], dtype=torch.int32)
+        assert torch._grouped_mm(states, weights, ends).shape == (6, 5)
 
 
 def test_a_step_counts_all_devices_and_accumulated_batches():
@@ -88,10 +100,24 @@ def test_hours_are_those_of_the_precision_that_is_trained_in():
 
 
 def test_a_config_larger_than_a_device_is_marked():
-    """By the memory of its strategy; unknown memory is no reason."""
+    """By the memory of its strategy."""
     sizes = {"memory": 100e9, "sharded": 20e9}
     cost = Cost("a", "paper", (1, 1), None, 10, 1e15, 8, 7, **sizes, needs=())
     assert not cost.fits
     assert "| **93.1 / 18.6** |" in page([cost])
     assert replace(cost, strategy="fsdp").fits
-    assert replace(cost, memory=None, sharded=None).fits
+
+
+def test_each_config_without_a_figure_that_fits_is_a_sentence():
+    fitting = Cost("a", "paper", (1, 1), None, 10, 1e15, 8, 7, 70e9, 20e9, needs=())
+    costs = [
+        fitting,
+        replace(fitting, config="paper_large", memory=90.4e9),
+        replace(fitting, config="paper_blank", memory=None, sharded=None, reason="no shapes"),
+        Unknown("b", "paper", "no such width"),
+    ]
+    assert problems(costs) == [
+        "a/paper_large needs 90 GB of a device's 80 GB",
+        "a/paper_blank has no memory figure: no shapes",
+        "b/paper cannot be built: no such width",
+    ]

@@ -1,5 +1,9 @@
 """Causal language models: their final logits, adapters of another model, exported encoders."""
 
+import copy
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import (
@@ -8,11 +12,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoXTokenizer,
+    MixtralConfig,
 )
 
 from common.config import UserError
 from common.encoders.modes import evaluated
 from common.encoders.text import tower
+from common.encoders.text.experts import expert_modules, quantise_experts
 from common.encoders.text.language_models.causal import add_lora
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
 from common.encoders.text.tower import load_transformer
@@ -146,3 +152,54 @@ def test_four_bits_are_asked_of_the_library(monkeypatch):
     config = given["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
+    assert "device_map" not in given
+
+
+def test_experts_of_a_mixture_are_quantised_too(monkeypatch):
+    """bitsandbytes replaces linear layers alone; a stand-in rounds weights to halves."""
+
+    class Halves(torch.nn.Module):
+        def forward(self, weight):
+            return weight.float() / 2
+
+    def replace(module, name, quant_type):
+        assert quant_type == "nf4"
+        stored = torch.nn.Parameter((module.get_parameter(name) * 2).round().char(), False)
+        setattr(module, name, stored)
+        torch.nn.utils.parametrize.register_parametrization(module, name, Halves(), unsafe=True)
+
+    library = SimpleNamespace(replace_parameter_4bit=replace)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn.parametrize", library)
+    config = MixtralConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=20,
+        num_local_experts=4,
+    )
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    for module, names in expert_modules(plain):
+        for name in names:
+            parameter = module.get_parameter(name)
+            parameter.data = (parameter.data * 50).round() / 2
+    model = copy.deepcopy(plain)
+    quantise_experts(model, torch.device("cpu"))
+    assert [p.dtype for p in model.parameters() if p.ndim == 3] == [torch.int8] * 4
+
+    def gradient(network):
+        states = torch.ones(1, 5, 16, requires_grad=True)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            logits = network(inputs_embeds=states, use_cache=False).logits
+        logits.square().sum().backward()
+        return logits, states.grad, kept
+
+    logits, grad, _ = gradient(model)
+    expected, expected_grad, _ = gradient(plain)
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(grad, expected_grad)
+    kept = gradient(model)[2]
+    assert not [t for t in kept if t.ndim == 3 and len(t) == config.num_local_experts]
