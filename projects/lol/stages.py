@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from common.config import UserError, to_dict
 from common.data.lookup import data_root
@@ -109,7 +109,7 @@ def with_amateur(cfg: Config, model: Any, tokenizer: Any, path: Path | None = No
             )
         return LOL(cfg, freeze(model), tokenizer, amateur=freeze(amateur))
     if settings.kind == "none":
-        return LOL(cfg, model, tokenizer)
+        return LOL(cfg, freeze(model), tokenizer)
     if settings.kind == "full":
         amateur = copy.deepcopy(model)
         return LOL(cfg, freeze(model), tokenizer, amateur=amateur)
@@ -288,11 +288,9 @@ def plan(cfg: Config) -> Plan[LOL]:
         return with_amateur(cfg, model, tiny_tokenizer())
 
     def forward(built: LOL, batch_size: int) -> Tensor:
-        ids = torch.ones(batch_size, min(cfg.data.length, 64), dtype=torch.long)
+        ids = torch.ones(batch_size, cfg.data.length, dtype=torch.long)
         trained = built.model if built.amateur is None else built.amateur
-        # an empty cache: without it transformers looks at the values of positions, and meta has
-        # none
-        out: Tensor = trained(input_ids=ids, past_key_values=DynamicCache()).logits
+        out: Tensor = trained(input_ids=ids, use_cache=False).logits
         return out.sum()
 
     samples = 0
