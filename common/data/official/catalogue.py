@@ -1,11 +1,13 @@
 """The records: sets of the paper configs, by name.
 
-Addresses and checksums are those of the publishers' own pages or code; where no page states a
-checksum, none is given, and the command prints the file's SHA-256.
+Addresses and checksums are those of the publishers' own pages or code, or of libraries that fetch
+the same files, which are named; where none states a checksum, the command prints the file's SHA-256.
 """
 
 from common.data.official.image_sets import image_sets
+from common.data.official.pair_sets import pair_sets
 from common.data.official.records import HubSource, OfficialSet, RemoteFile
+from common.data.official.release_sets import release_sets
 from common.data.official.text_sets import text_sets
 
 _BEIR = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -45,15 +47,47 @@ _MR_TYDI = {
     "te": "telugu",
     "th": "thai",
 }
-_GLUE_FILES = {  # folder below glue_data: file at GLUE's address
-    "MNLI": "MNLI.zip",
-    "QNLI": "QNLIv2.zip",
-    "QQP": "QQP-clean.zip",
-    "RTE": "RTE.zip",
-    "SST-2": "SST-2.zip",
-    "STS-B": "STS-B.zip",
-    "CoLA": "CoLA.zip",
-    "WNLI": "WNLI.zip",
+_GLUE_FILES = {  # folder below glue_data: file at GLUE's address, MB, SHA-256
+    "MNLI": (
+        "MNLI.zip",
+        313,
+        "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+    ),
+    "QNLI": (
+        "QNLIv2.zip",
+        11,
+        "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
+    ),
+    "QQP": (
+        "QQP-clean.zip",
+        42,
+        "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0",
+    ),
+    "RTE": (
+        "RTE.zip",
+        0.7,
+        "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
+    ),
+    "SST-2": (
+        "SST-2.zip",
+        7.4,
+        "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+    ),
+    "STS-B": (
+        "STS-B.zip",
+        0.8,
+        "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85",
+    ),
+    "CoLA": (
+        "CoLA.zip",
+        0.4,
+        "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff",
+    ),
+    "WNLI": (
+        "WNLI.zip",
+        0.03,
+        "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46",
+    ),
 }
 
 
@@ -145,18 +179,13 @@ def _records() -> list[OfficialSet]:
                 f"glue/{name}",
                 f"{name} of GLUE",
                 "that of the original set, see https://gluebenchmark.com/tasks",
-                None,
+                megabytes,
                 "unpack_inside",
-                (
-                    RemoteFile(
-                        f"{_GLUE}/{file}",
-                        "md5:a1b4bd2861017d302d29e42139657a42" if name == "WNLI" else None,
-                    ),
-                ),
+                (RemoteFile(f"{_GLUE}/{file}", f"sha256:{sha256}"),),
                 holds="train.tsv",
                 folder=f"glue_data/{name}",
             )
-            for name, file in _GLUE_FILES.items()
+            for name, (file, megabytes, sha256) in _GLUE_FILES.items()
         ),
         OfficialSet(
             "simcse/wiki1m",
@@ -225,6 +254,8 @@ def _records() -> list[OfficialSet]:
         *_by_hand(),
         *image_sets(),
         *text_sets(),
+        *pair_sets(),
+        *release_sets(),
     ]
 
 
@@ -239,7 +270,8 @@ def _by_hand() -> list[OfficialSet]:
             holds="train",
             steps=(
                 "1. Register at https://image-net.org and accept the terms.\n"
-                "2. Download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar.\n"
+                "2. Download ILSVRC2012_img_train.tar (MD5 1d675b47d978889d74fa0da5fadfb00e) and"
+                " ILSVRC2012_img_val.tar (MD5 29b22e2961454d5413ddabcf34fc5622).\n"
                 "3. Unpack them as imagenet/train/<synset>/*.JPEG and imagenet/val/<synset>/*.JPEG."
             ),
         ),
@@ -252,32 +284,39 @@ def _by_hand() -> list[OfficialSet]:
                 holds="00000.tar",
                 steps=(
                     f"1. Download the list of addresses from {page}.\n"
-                    "2. Add the header 'caption\turl' or 'url\tcaption' as the list is ordered, and"
-                    f" fetch it with img2dataset into webdataset shards: {name}/00000.tar, ...\n"
-                    "3. Many addresses are gone by now: report how many images you got."
+                    f"2. Add the header '{header}' and fetch it with img2dataset into webdataset"
+                    f" shards: {name}/00000.tar, ... For laclip and clip_baselines write images and"
+                    f" {name}/{name}.csv (path,caption) instead.\n"
+                    "3. Many addresses are gone by now: report how many images you got.\n"
+                    f"4. LaCLIP's rewrites: the table 'Pre-computed Augmented Texts' of"
+                    f" https://github.com/LijieFan/LaCLIP has {name}_{{chatgpt,bard,mscoco,human}}.txt,"
+                    f" in the order of its {name}_original.csv."
                 ),
             )
-            for name, title, page in (
+            for name, title, header, page in (
                 (
                     "cc3m",
                     "Conceptual Captions",
-                    "https://ai.google.com/research/ConceptualCaptions",
+                    "caption\turl",
+                    "https://ai.google.com/research/ConceptualCaptions/download",
                 ),
                 (
                     "cc12m",
                     "Conceptual 12M",
-                    "https://github.com/google-research-datasets/conceptual-12m",
+                    "url\tcaption",
+                    "https://storage.googleapis.com/conceptual_12m/cc12m.tsv",
                 ),
             )
         ),
         OfficialSet(
             "common_voice",
             "Common Voice, English",
-            "CC0, after accepting the terms",
+            "CC0; Mozilla Data Collective's terms forbid to pass the files on",
             None,
             holds="en/validated.tsv",
             steps=(
-                "1. Accept the terms at https://commonvoice.mozilla.org and download English.\n"
+                "1. Accept the terms of Mozilla Data Collective, where"
+                " https://commonvoice.mozilla.org/datasets leads, and download English.\n"
                 "2. Unpack it, so that common_voice/en/validated.tsv and common_voice/en/clips are"
                 " there."
             ),

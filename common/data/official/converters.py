@@ -59,6 +59,65 @@ def unpack_twice(files: Sequence[Path], folder: Path, root: Path) -> None:
         path.unlink()
 
 
+def keep(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """Files as they are, in the folders that they were downloaded to."""
+    base = Path(os.path.commonpath([path.parent for path in files]))
+    for path in files:
+        target = folder / path.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def code_search_net(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """The functions of one language, ``final/jsonl``, and the lists next to them.
+
+    The pickles of the archive are left out.
+    """
+    (archive,) = (path for path in files if path.suffix == ".zip")
+    keep([path for path in files if path != archive], folder, root)
+    with reading(archive, "archive"), zipfile.ZipFile(archive) as source:
+        for member in source.infolist():
+            parts = Path(member.filename).parts
+            if member.is_dir() or not member.filename.endswith(".jsonl.gz"):
+                continue
+            if len(parts) != 5 or parts[1:3] != ("final", "jsonl") or ".." in parts:
+                raise UserError(
+                    f"{archive.name} holds {member.filename}, not <language>/final/jsonl/*/*.gz"
+                )
+            target = folder.joinpath(*parts[1:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open(member) as rows, target.open("wb") as to:
+                shutil.copyfileobj(rows, to)
+
+
+def wikides(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """WikiDes: the candidates of phase 2, and phase 1 from an archive for each split."""
+    for path in files:
+        if path.suffix != ".zip":
+            keep([path], folder / "phase2", root)
+            continue
+        split = folder / "phase1" / path.stem.removesuffix("_256")
+        split.mkdir(parents=True)
+        unpack([path], split, root)
+        for rows in sorted(split.rglob("*_para_256.json")):
+            rows.rename(split / rows.name)
+
+
+def trec_passages(files: Sequence[Path], folder: Path, root: Path) -> None:
+    """Queries and judgements of a TREC Deep Learning track over MS MARCO's passages.
+
+    Queries without a judgement are left out, as in the track's figures.
+    """
+    by_name = {path.name: path for path in files}
+    (folder / "qrels").mkdir()
+    _judgements(by_name["qrels"], folder / "qrels/test.tsv")
+    judged = {line.split()[0] for line in _lines(by_name["qrels"])}
+    queries = (line.split("\t", 1) for line in _lines(by_name["queries.gz"]))
+    rows = ({"_id": i, "text": text} for i, text in queries if i in judged)
+    _write(folder / "queries.jsonl", rows)
+    os.link(root / "beir/msmarco/corpus.jsonl", folder / "corpus.jsonl")
+
+
 def senteval(files: Sequence[Path], folder: Path, root: Path) -> None:
     """The folders of SentEval's tasks, wherever the archive has them."""
     unpack(files, folder, root)

@@ -169,6 +169,64 @@ _BY_HAND = (  # name, title, licence, folder, layout below the data root, page
         "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
     ),
     (
+        "imagenet22k",
+        "ImageNet-22k, the release of winter 2021 or autumn 2011",
+        "non-commercial research, after registration",
+        "imagenet22k",
+        "imagenet22k/train/**/*.JPEG, without labels",
+        "https://image-net.org",
+    ),
+    (
+        "webvision",
+        "WebVision 1.0, 2.4 million images of Flickr and Google",
+        "see the page; each image has that of its page",
+        "webvision",
+        "webvision/train/**/*.jpg, without labels",
+        "https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html",
+    ),
+    (
+        "patch_camelyon",
+        "PatchCamelyon",
+        "see the page",
+        "patch_camelyon",
+        "patch_camelyon/{train,val}/{0,1}/*, written from its HDF5 files",
+        "https://github.com/basveeling/pcam",
+    ),
+    (
+        "kitti_distance",
+        "KITTI's images by the distance of the nearest vehicle (VTAB)",
+        "CC BY-NC-SA 3.0",
+        "kitti_distance",
+        "kitti_distance/{train,val}/{0..3}/*.png, classes as VTAB draws them from the boxes",
+        "https://www.cvlibs.net/datasets/kitti",
+    ),
+    (
+        "ucf101",
+        "UCF101, middle frames",
+        "see https://www.crcv.ucf.edu/data/UCF101.php",
+        "ucf101_frames",
+        "ucf101_frames/{train,val}/<class>/*.jpg",
+        "https://www.crcv.ucf.edu/data/UCF101.php; https://github.com/facebookresearch/SLIP cuts the"
+        " frames",
+    ),
+    (
+        "chexpert",
+        "CheXpert, small",
+        "research agreement, after registration",
+        "CheXpert-v1.0-small",
+        "CheXpert-v1.0-small/{train,valid}.csv with the folders that they name",
+        "https://stanfordmlgroup.github.io/competitions/chexpert",
+    ),
+    (
+        "odir",
+        "ODIR-5K",
+        "see the page",
+        "ODIR-5K",
+        "ODIR-5K/full_df.csv and ODIR-5K/Training Images",
+        "https://odir2019.grand-challenge.org, or Kaggle's"
+        " andrewmvd/ocular-disease-recognition-odir5k, which has full_df.csv",
+    ),
+    (
         "multi30k",
         "Multi30k's images (Flickr30k)",
         "after a form",
@@ -316,6 +374,20 @@ def image_sets() -> Iterator[OfficialSet]:
         hub=(HubSource("vaishaal/ImageNetV2", ("imagenetv2-matched-frequency.tar.gz",)),),
         holds="0",
         folder="imagenetv2-matched-frequency-format-val",
+    )
+    yield OfficialSet(
+        "dsprites",
+        "dSprites",
+        "see https://github.com/google-deepmind/dsprites-dataset",
+        27,
+        "keep",
+        (
+            RemoteFile(
+                "https://github.com/google-deepmind/dsprites-dataset/raw/master/"
+                "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+            ),
+        ),
+        holds="dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
     )
     for name, title, licence, folder, layout, page in _BY_HAND:
         yield OfficialSet(

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from common.data.official.catalogue import SETS
 from common.data.official.records import owner_of
 from common.evaluation.retrieval.beir import load_beir
 from common.evaluation.retrieval.runs import read_run
+from projects.cocosoda.code.search_sets import listed_urls
 
 
 @pytest.fixture
@@ -111,6 +113,42 @@ def test_ms_marco_documents_have_the_beir_layout_and_official_runs(convert):
     assert (folder / "msmarco-docs.tsv").is_file()
 
 
+def test_functions_of_code_search_net_are_next_to_their_lists(convert):
+    """As `TASK=prepare` reads them; pickles stay in the archive."""
+    row = gzip.compress(json.dumps({"url": "http://a/1", "code": "x"}).encode() + b"\n")
+    files = {
+        "ruby/final/jsonl/train/ruby_train_0.jsonl.gz": row,
+        "ruby_licenses.pkl": b"never opened",
+        "ruby_dedupe_definitions_v2.pkl": b"never opened",
+    }
+    lists = {f"{part}.txt": b"http://a/1\n" for part in ("train", "valid", "test", "codebase")}
+    folder = convert("code_search_net", **{"ruby.zip": archive("zip", files)}, **lists)
+    stored = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert stored == sorted([*lists, "final/jsonl/train/ruby_train_0.jsonl.gz"])
+    assert listed_urls(folder, "train") == ["http://a/1"]
+
+
+def test_functions_elsewhere_in_the_archive_are_refused(convert):
+    files = {"../final/jsonl/train/a.jsonl.gz": b"x"}
+    with pytest.raises(UserError, match=r"ruby\.zip holds \.\./final/jsonl/train/a\.jsonl\.gz, not"):
+        convert("code_search_net", **{"ruby.zip": archive("zip", files), "train.txt": b""})
+
+
+def test_wikides_has_both_phases(convert):
+    files = {f"{part}_para_256.json": b"{}\n" for part in ("training", "validation", "test")}
+    folder = convert(
+        "wikides",
+        **{
+            "generated_test_para_256_diff.json": b"{}\n",
+            "diff_256.zip": archive("zip", {f"diff/{name}": data for name, data in files.items()}),
+            "random_256.zip": archive("zip", files),
+        },
+    )
+    for split in ("diff", "random"):
+        assert all((folder / "phase1" / split / name).is_file() for name in files)
+    assert (folder / "phase2/generated_test_para_256_diff.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("name", "file", "content"),
     [
@@ -148,6 +186,26 @@ def test_ratings_become_recboles_layout(convert, name, file, content):
         ("TruthfulQA.csv", "truthfulqa"),
         ("grade_school_math/data/test.jsonl", "gsm8k"),
         ("UnPreDial", "space2/UnPreDial"),
+        ("CSN/ruby", "csn"),
+        ("cosqa", "cosqa"),
+        ("coco/dataset_coco.json", "coco/karpathy"),
+        ("coco/val2014", "coco/val2014"),
+        ("coco/val2017", "coco/val2017"),
+        ("flickr30k-images", "flickr30k"),
+        ("fluent_speech_commands_dataset", "fsc"),
+        ("imagenet22k/train", "imagenet22k"),
+        ("mrtydi/train.jsonl", "mrtydi/questions"),
+        ("mrtydi/ar/corpus.jsonl", "mrtydi/ar"),
+        ("redcaps/redcaps_bard.txt", "redcaps"),
+        ("style.txt", "close/style"),
+        ("trec-dl-2019", "trec-dl-2019"),
+        ("vacancysbert/crawl-300d-2M.vec", "fasttext"),
+        ("vacancysbert/train.jsonl", "vacancysbert"),
+        ("wikides/phase1/diff/test_para_256.json", "wikides"),
+        ("wikitext-103-raw/wiki.valid.raw", "wikitext-103"),
+        ("wit", "iglue/wit"),
+        ("wit/wit_test_set.json", "contrastive_search/wit"),
+        ("wordnet/dict", "wordnet"),
     ],
 )
 def test_what_configs_name_has_a_record(place, name):

@@ -178,6 +178,52 @@ def test_passages_are_shared_by_their_question_sets(server, tmp_path, monkeypatc
     assert twin.stat().st_ino == (folder / "corpus.jsonl").stat().st_ino
 
 
+def test_judged_queries_of_a_trec_track_share_ms_marcos_passages(server, tmp_path):
+    """Queries without a judgement are left out."""
+    server.files |= {
+        "/queries.tsv.gz": gzip.compress(b"1\twhat fox\n2\tnot judged\n"),
+        "/qrels.txt": b"1 0 d 3\n1 0 e 0\n",
+    }
+    passages = tmp_path / "beir/msmarco/corpus.jsonl"
+    passages.parent.mkdir(parents=True)
+    passages.write_text(
+        '{"_id": "d", "title": "", "text": "red fox"}\n{"_id": "e", "title": "", "text": "hen"}\n'
+    )
+    track = OfficialSet(
+        "trec-dl-1",
+        "a track",
+        "research",
+        0.1,
+        "trec_passages",
+        (
+            RemoteFile(f"{server.url}/queries.tsv.gz", name="queries.gz"),
+            RemoteFile(f"{server.url}/qrels.txt", name="qrels"),
+        ),
+    )
+    data = load_beir(fetch_set(track, tmp_path), "test")
+    assert (data.queries, data.qrels["1"]["d"]) == ({"1": "what fox"}, 3)
+    assert (tmp_path / "trec-dl-1/corpus.jsonl").stat().st_ino == passages.stat().st_ino
+
+
+def test_files_of_a_release_stay_in_their_folders(server, tmp_path):
+    server.files |= {"/a/test.json": b"[]", "/a/shots/1.json": b"[1]"}
+    shots = OfficialSet(
+        "shots",
+        "shots",
+        "MIT",
+        0.1,
+        "keep",
+        (
+            RemoteFile(f"{server.url}/a/test.json", name="test.json"),
+            RemoteFile(f"{server.url}/a/shots/1.json", name="shots/1.json"),
+        ),
+        holds="test.json",
+    )
+    folder = fetch_set(shots, tmp_path)
+    assert (folder / "test.json").read_text() == "[]"
+    assert (folder / "shots/1.json").read_text() == "[1]"
+
+
 def test_refusals(server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="answers 404"):
         fetch_set(tiny(server, files=(RemoteFile(f"{server.url}/gone"),)), tmp_path)
