@@ -80,15 +80,22 @@ def test_constants_of_queue_and_spread_by_hand(monkeypatch, tmp_path):
     assert actual["document_std"] == pytest.approx(float(vectors.std(0).mean()))
 
 
-def test_noise_of_the_views_is_that_of_the_config():
-    """Half of a view's tokens are masked, and none without noise."""
-    words = ["data.ratio_min=0.5", "data.ratio_max=0.5", "data.noise.probability=0.5"]
-    shares = []
-    for kind in ("mask", "none"):
-        views = two_views(config(*words, f"data.noise.kind={kind}"), Numbered())
-        view = np.concatenate(views(np.arange(20, 420), np.random.default_rng(0)))
-        shares.append(float((view == Numbered.mask_token_id).mean()))
-    assert shares == [pytest.approx(0.5, abs=0.1), 0.0]
+@pytest.mark.parametrize("kind", ["crops", "inverse_cloze"])
+def test_noise_of_both_views_is_that_of_the_config(kind):
+    """Half of the tokens of either view are masked, and none without noise."""
+    words = [f"data.views={kind}", "data.ratio_min=0.5", "data.ratio_max=0.5"]
+    words += ["data.cloze_keep=0", "data.noise.probability=0.5"]
+    for noise, share in (("mask", 0.5), ("none", 0.0)):
+        views = two_views(config(*words, f"data.noise.kind={noise}"), Numbered())
+        for view in views(np.arange(20, 420), np.random.default_rng(0)):
+            assert (view == Numbered.mask_token_id).mean() == pytest.approx(share, abs=0.1)
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_queries_and_documents_have_unit_length_by_a_switch_of_their_own(side):
+    objective, x = module_of(f"method.norm_{side}=true").objective, torch.tensor([[3.0, 4.0]])
+    lengths = {"query": objective.query(x).norm(), "document": objective.document(x).norm()}
+    assert {name for name, length in lengths.items() if length == 1} == {side}
 
 
 def test_bundled_streams_are_texts_without_their_titles(monkeypatch):

@@ -14,6 +14,7 @@ from projects.debcse import evaluate as evaluation
 from projects.debcse.data import SampledViews, corpus_size, length_difference, nli_sentences
 from projects.debcse.evaluate import bias_diagnostics, frequency_cosine
 from projects.debcse.module import DebCSE, draw_terms
+from projects.debcse.record import FEATURES, SUMMARY
 from tests.projects.debcse.conftest import config
 
 
@@ -64,6 +65,31 @@ def test_drawn_variants_have_their_texts_in_the_gallery(monkeypatch):
     workspace = SimpleNamespace(figure=lambda *_: None, gallery=lambda *_: None)
     evaluation.evaluate(config(), SimpleNamespace(record=record), workspace)
     assert shown == ["with variants"]
+
+
+def test_words_count_as_often_as_they_occur(monkeypatch):
+    counted = []
+    for name in ("evaluate_sentences", "first_sts_set"):
+        monkeypatch.setattr(evaluation, name, lambda *_: {})
+    monkeypatch.setattr(evaluation, "corpus", lambda cfg: ["a a b"])
+    monkeypatch.setattr(evaluation, "before_and_after", lambda cfg, module, judge: judge(None))
+    monkeypatch.setattr(
+        evaluation, "bias_diagnostics", lambda *args: counted.append(args[-1]) or {}
+    )
+    evaluation.evaluate(config(), SimpleNamespace(record=SimpleNamespace(filled=False)), None)
+    assert counted == [{"a": 2, "b": 1}]
+
+
+def test_features_of_a_side_are_those_of_its_drawn_pairs(monkeypatch):
+    monkeypatch.setattr(evaluation, "distances", lambda record: {})
+    rows = {"drawn": 0.25, "supervised": 0.75}
+    record = SimpleNamespace(
+        summary=torch.full((len(SUMMARY),), math.nan),
+        features=lambda kind, side: np.full((2 - side, len(FEATURES)), rows[kind] + side),
+    )
+    metrics = evaluation.pair_metrics(record)
+    assert metrics["positive_surface"] == 0.25
+    assert metrics["negative_surface"] == 1.25
 
 
 def test_nli_sentences_are_of_the_training_part(monkeypatch):

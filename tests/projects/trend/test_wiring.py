@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from common.engine.callbacks import step_seed
-from projects.trend import data, evaluate
+from projects.trend import data, evaluate, probes
 from projects.trend import module as method
 from projects.trend.data import ForecastSamples, build_data, candidates, in_first_frame
 from projects.trend.evaluate import detection, forecast_metrics, held_sets, judged
@@ -104,6 +105,21 @@ def test_the_gain_is_over_the_detector_from_scratch(monkeypatch):
     module = SimpleNamespace(detectors=values)
     metrics = detection(config("eval.figures=false"), module, None)
     assert metrics["map_2.0m_gain"] == pytest.approx(0.2)
+
+
+def test_test_points_are_standardised_as_the_points_that_are_learnt_from(monkeypatch):
+    """Classes are at 0 and 2; both test points are of the second class."""
+    cfg = config("data.sources=[simulated]", "eval.segmentation_frames=1", "eval.split=dev")
+    points = {
+        "labelled": (torch.tensor([[0.0], [0.0], [2.0], [2.0]]), torch.tensor([0, 0, 1, 1])),
+        "dev": (torch.tensor([[2.0], [3.0]]), torch.tensor([1, 1])),
+    }
+    monkeypatch.setattr(
+        probes, "open_source", lambda cfg, name, part: SimpleNamespace(frame=lambda: part)
+    )
+    monkeypatch.setattr(probes, "labelled_frames", lambda data, count: [()] * count)
+    monkeypatch.setattr(probes, "_points_of", lambda frames, cfg, encoder: points[frames[0]])
+    assert probes.segmentation_probe(cfg, None)["accuracy"] == 1
 
 
 class Source:
