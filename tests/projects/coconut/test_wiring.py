@@ -1,6 +1,7 @@
 """Error rates, tasks and samples: what the evaluation and the batches read, by hand."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,15 @@ import torch
 from common.data.corrupt import CorruptCounter
 from common.data.speech.transcripts import SpokenTarget
 from common.engine.workspace import Workspace
-from projects.coconut import data, evaluate
-from projects.coconut.data import Samples, build_scenario, build_tokenizer, memory_slots
+from projects.coconut import data, evaluate, stages
+from projects.coconut.data import (
+    Samples,
+    TaskData,
+    TaskSpeech,
+    build_scenario,
+    build_tokenizer,
+    memory_slots,
+)
 from projects.coconut.evaluate import all_tasks, figures, last_metrics, write_predictions
 from projects.coconut.incremental import quota_per_class
 from tests.projects.coconut.conftest import config, module_of
@@ -93,9 +101,10 @@ def test_the_unseen_speaker_is_in_a_part_of_its_own(monkeypatch):
     samples = SimpleNamespace(spoken=One([0]))
     shared = SimpleNamespace(cfg=config(), samples=lambda part: asked.append(part) or samples)
     monkeypatch.setattr(evaluate, "decode", lambda *_: (None, None))
-    monkeypatch.setattr(evaluate, "scores", lambda *_: (torch.ones(1), None, None))
-    evaluate.unseen_speaker(shared, None, SimpleNamespace(items=lambda *_: None))
+    monkeypatch.setattr(evaluate, "scores", lambda *_: (torch.tensor([1, 0, 1, 1]), None, None))
+    metrics = evaluate.unseen_speaker(shared, None, SimpleNamespace(items=lambda *_: None))
     assert asked == ["unseen"]
+    assert metrics["unseen_speaker_accuracy"] == 0.75
 
 
 def test_predictions_have_the_scenario_before_the_first_mark(tmp_path):
@@ -105,12 +114,17 @@ def test_predictions_have_the_scenario_before_the_first_mark(tmp_path):
     (file,) = tmp_path.rglob("predictions.jsonl")
     row = json.loads(file.read_text())
     assert (row["scenario"], row["action"]) == ("play", "music_loudly")
+    assert (row["intent"], row["gold_intent"]) == ("play_music_loudly", "play_music")
 
 
 @pytest.mark.parametrize("slots", [True, False])
 def test_the_vocabulary_has_slot_types_where_targets_have_slots(monkeypatch, slots):
-    asked = []
-    monkeypatch.setattr(data, "spoken_part", lambda *_: SimpleNamespace(targets=[RIGHT]))
+    asked, parts = [], []
+    monkeypatch.setattr(
+        data,
+        "spoken_part",
+        lambda section, part, seed: parts.append(part) or SimpleNamespace(targets=[RIGHT]),
+    )
     monkeypatch.setattr(
         data.TranscriptTokenizer, "train", lambda texts, kind, size: asked.extend(texts)
     )
@@ -118,6 +132,7 @@ def test_the_vocabulary_has_slot_types_where_targets_have_slots(monkeypatch, slo
     cfg.data.slots = slots
     build_tokenizer(cfg)
     assert ("artist" in asked) == slots
+    assert parts == ["train"]
 
 
 def test_the_seed_orders_classes_only_where_the_config_says(monkeypatch):
@@ -170,7 +185,7 @@ def test_labels_of_a_batch_are_those_of_the_recordings_that_can_be_read():
     utterances = spoken(*[RIGHT] * 4)
     utterances.labels, utterances.waveforms = torch.tensor([5, 6, 7, 8]), Waveforms()
     samples = Samples(utterances, Tokenizer(), config().data, "transcript")
-    batch = samples.batch([3, 1, 0], [-1, 0, 2], CorruptCounter("recordings", max_fraction=1.0))
+    batch = samples.batch([3, 1, 0], [-1, 2, 0], CorruptCounter("recordings", max_fraction=1.0))
     assert batch["labels"].tolist() == [8, 5]
     assert batch["is_memory"].tolist() == [False, True]
 
@@ -186,3 +201,95 @@ def test_validation_searches_with_its_own_beam(monkeypatch):
     module.tokenizer = SimpleNamespace()
     module.validation_step({"waveforms": None, "lengths": None, "tokens": torch.zeros(0, 1)}, 0)
     assert asked == [2]
+
+
+def test_error_rates_are_over_the_words_that_were_meant():
+    """Two words of three are missing; swapped, the rates would be over the words that are there."""
+    gold, short = SpokenTarget("x", (), "a b c"), SpokenTarget("x", (), "a")
+    shared = SimpleNamespace(
+        cfg=SimpleNamespace(data=SimpleNamespace(slots=False)),
+        test=SimpleNamespace(spoken=spoken(gold)),
+        scenario=SimpleNamespace(num_tasks=1),
+        test_tasks=torch.tensor([0]),
+    )
+    module = SimpleNamespace(history=SimpleNamespace(correct=torch.tensor([[1]])))
+    metrics = last_metrics(shared, module, [short])
+    assert metrics["last_wer"] == pytest.approx(2 / 4)
+    assert metrics["last_cer"] == pytest.approx(4 / 7)
+    assert metrics["last_transcript_wer"] == pytest.approx(2 / 3)
+
+
+def test_the_gallery_marks_what_was_understood():
+    shared = SimpleNamespace(test=SimpleNamespace(spoken=spoken(RIGHT, RIGHT)))
+    rows = evaluate.examples(shared, [WRONG, RIGHT])
+    assert [row["results"][0]["score"] for row in rows] == [0, 1]
+
+
+@pytest.mark.parametrize("comparable", [True, False])
+def test_the_last_task_is_judged_and_all_tasks_only_under_equal_settings(monkeypatch, comparable):
+    judged, items = [], {}
+    cfg = config()
+    correct = torch.zeros(cfg.num_tasks, 1)
+    correct[-1] = 1
+    test = SimpleNamespace(spoken=SimpleNamespace(class_names=[], labels=None))
+    monkeypatch.setattr(evaluate, "Task", lambda cfg: SimpleNamespace(test=test))
+    monkeypatch.setattr(evaluate, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(evaluate, "evaluate_task", lambda shared, module, task: judged.append(task))
+    monkeypatch.setattr(evaluate, "all_tasks", lambda *_: {"avg_accuracy": 1.0})
+    for name in ("last_metrics", "unseen_speaker", "write_predictions", "examples"):
+        monkeypatch.setattr(evaluate, name, lambda *_: {})
+    monkeypatch.setattr(evaluate, "embedding_map", lambda *_: None)
+    history = SimpleNamespace(
+        comparable=lambda: comparable,
+        complete=lambda: True,
+        correct=correct,
+        features=torch.zeros(1),
+    )
+    workspace = SimpleNamespace(
+        items=lambda name, values: items.update({name: values}),
+        gallery=lambda *_: None,
+        figure=lambda *_: None,
+    )
+    metrics = evaluate.evaluate(cfg, SimpleNamespace(history=history), workspace)
+    assert judged == [cfg.num_tasks - 1]
+    assert items == {"last_accuracy": [1.0]}
+    assert ("avg_accuracy" in metrics) == comparable
+
+
+@pytest.mark.parametrize("slots", [True, False])
+def test_targets_have_slots_where_the_config_says(slots):
+    class Watched(Tokenizer):
+        def encode_target(self, target, slots):
+            return [int(slots)]
+
+    section = config().data
+    section.slots = slots
+    assert Samples(spoken(RIGHT), Watched(), section, "transcript").tokens[0].tolist() == [slots]
+
+
+def test_a_stream_begins_with_the_memory_of_its_module(monkeypatch):
+    """A checkpoint may have brought another one than the set was made with."""
+    train = TaskSpeech(None, torch.tensor([0]), torch.tensor([-1, -1]))
+    memory = torch.tensor([4, -1])
+    stream = TaskData(train, lambda: memory, batch_size=1, seed=0, num_workers=0)
+    monkeypatch.setattr(data.ContrastiveData, "train_dataloader", lambda self: None)
+    stream.train_dataloader()
+    assert train.memory == [(0, 4)]
+
+
+def test_the_seed_draws_the_memory(monkeypatch):
+    asked = []
+    cfg = config("seed=6", "method.selection=random")
+    monkeypatch.setattr(stages, "quota", lambda cfg: 1)
+    monkeypatch.setattr(
+        stages, "select_memory", lambda *args: asked.append(args[-1]) or torch.tensor([1])
+    )
+    shared = SimpleNamespace(
+        cfg=cfg,
+        train_rows=lambda task: torch.tensor([3, 5]),
+        train=SimpleNamespace(spoken=SimpleNamespace(labels=torch.zeros(9, dtype=torch.long))),
+        scenario=SimpleNamespace(classes=[[0]]),
+    )
+    module = SimpleNamespace(memory=torch.tensor([8]))
+    assert stages.grown_memory(shared, module, 0).tolist() == [8, 5]
+    assert asked == [6]

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from common.data.text.sets import StsSet
-from projects.debcse import data, stages
+from projects.debcse import baselines, data, stages
 from projects.debcse import evaluate as evaluation
 from projects.debcse.data import SampledViews, corpus_size, length_difference, nli_sentences
 from projects.debcse.evaluate import bias_diagnostics, frequency_cosine
-from projects.debcse.module import DebCSE, draw_terms
+from projects.debcse.module import DebCSE, Objective, draw_terms
 from projects.debcse.record import FEATURES, SUMMARY
+from projects.debcse.sampling import Draws
 from tests.projects.debcse.conftest import config
 
 
@@ -29,17 +30,20 @@ def test_groups_are_by_the_difference_of_lengths_and_by_surface(monkeypatch):
     monkeypatch.setattr(evaluation, "surface_similarity", surface)
     monkeypatch.setattr(evaluation, "spearman", lambda cosine, gold: gold.tolist())
     monkeypatch.setattr(evaluation, "partial_spearman", lambda *args: args)
-    monkeypatch.setattr(evaluation, "frequency_cosine", lambda x, texts, counts: texts)
+    monkeypatch.setattr(
+        evaluation, "frequency_cosine", lambda x, texts, counts: (x[:, 0].tolist(), texts)
+    )
     first = ["a", "a b c d e f", "a", "b", "c", "d"]
     sts = StsSet("made-up", first, ["a b c d e f", "a", *"efgh"], [0, 1, 2, 3, 4, 5])
-    encode = lambda texts: torch.ones(len(texts), 1)  # noqa: E731
+    encode = lambda texts: torch.tensor([[1.0 + len(text)] for text in texts])  # noqa: E731
     metrics = bias_diagnostics(config("surface.kind=jaccard"), encode, sts, {})
     assert metrics["long_difference_spearman"] == [0, 1]
     groups = [metrics[f"surface_{name}_spearman"] for name in ("low", "middle", "high")]
     assert [sorted(group) for group in groups] == [[2, 3], [4, 5], [0, 1]]
     _, surfaces, gold = metrics["surface_partial_correlation"]
     assert (surfaces[0], gold.tolist()) == (0.9, [0, 1, 2, 3, 4, 5])
-    assert metrics["frequency_cosine"] == sts.first + sts.second
+    texts = sts.first + sts.second
+    assert metrics["frequency_cosine"] == ([1 + len(text) for text in texts], texts)
     assert asked == ["jaccard"]
 
 
@@ -101,11 +105,19 @@ def test_nli_sentences_are_of_the_training_part(monkeypatch):
     assert asked == ["train"]
 
 
+def test_the_seed_draws_the_premises(monkeypatch):
+    pairs = [(f"p{i}", f"h{i}", "x") for i in range(50)]
+    monkeypatch.setattr(data, "load_nli_pairs", lambda root, part: pairs)
+    draws = [nli_sentences(None, 10, seed) for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
+
+
 def test_words_are_dropped_with_the_probability_of_the_config(monkeypatch):
     asked = []
     monkeypatch.setattr(data, "WordDropout", asked.append)
-    monkeypatch.setattr(data, "TextViews", lambda *_, **__: None)
-    data.twin_views(config("ipw.word_drop_prob=0.3"), None, ["a"])
+    monkeypatch.setattr(data, "TextViews", lambda *_, **options: options)
+    cfg = config("ipw.word_drop_prob=0.3", "data.max_length=9")
+    assert data.twin_views(cfg, None, ["a"])["max_length"] == 9
     assert asked == [0.3]
 
 
@@ -209,3 +221,39 @@ def test_a_trained_scorer_is_frozen_before_pairs_are_mined(monkeypatch, tmp_path
 def test_a_scorer_of_another_temperature_is_another_one():
     paths = {stages.scorer_path(config(f"method.temperature={t}")) for t in (0.05, 0.1)}
     assert len(paths) == 2
+
+
+def test_views_are_drawn_for_the_epoch_and_end_with_the_twin(monkeypatch):
+    asked = []
+    nothing = np.zeros((1, 2))
+    draws = Draws(np.array([0]), np.array([[5, 6]]), *[nothing] * 4)
+    sampler = SimpleNamespace(
+        draw=lambda anchors, epochs: asked.append((anchors.tolist(), epochs.tolist())) or draws,
+        options=SimpleNamespace(negatives="ipw"),
+    )
+    monkeypatch.setattr(
+        data.TextViews,
+        "__getitem__",
+        lambda self, keys: {"input_ids": keys, "attention_mask": None},
+    )
+    for twin, rows in ((False, [0, 5, 6]), (True, [0, 5, 6, 0])):
+        actual = views(sampler=sampler, word_counts=np.zeros(9), twin=twin)[[(0, 3)]]
+        assert [row for row, _ in actual["input_ids"]] == rows
+    assert asked == [([0], [3])] * 2
+
+
+def test_the_twin_meets_the_same_negatives():
+    torch.manual_seed(0)
+    objective = Objective(config("method.twin_weight=0.5", "method.hard_weight=2").method)
+    anchor, positive, negative, twin = torch.randn(4, 3, 8)
+    terms = [objective(anchor, other, negative).loss for other in (positive, twin)]
+    actual = objective(anchor, positive, negative, twin).loss
+    assert actual.item() == pytest.approx(float(terms[0] + 0.5 * terms[1]))
+
+
+@pytest.mark.parametrize("name", ["centred", "whitened", "whitened_mean"])
+def test_baselines_are_fitted_to_the_sentences_of_the_arms(monkeypatch, name):
+    monkeypatch.setattr(baselines, "corpus", lambda cfg: ["a"])
+    for method in ("centred", "whitened"):
+        monkeypatch.setattr(baselines.family, method, lambda cfg, workspace, texts=None: texts)
+    assert getattr(baselines, name)(config(), None) == ["a"]

@@ -1,6 +1,7 @@
 """What probes, mechanism and parts read of the config, by stand-ins and by hand."""
 
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -45,30 +46,38 @@ def test_norms_and_correlations_by_hand(monkeypatch):
     asked = []
     monkeypatch.setattr(evaluate, "auc", lambda norms, target: 0.5)
     monkeypatch.setattr(
-        evaluate, "code_entropies", lambda codes, target, width: asked.append(target.tolist()) or {}
+        evaluate,
+        "code_entropies",
+        lambda codes, target, width: asked.append((target.tolist(), width)) or {},
     )
     matrix = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
-    monkeypatch.setattr(evaluate, "dimension_correlations", lambda *_: matrix)
+    monkeypatch.setattr(
+        evaluate,
+        "dimension_correlations",
+        lambda codes, factors: asked.append(factors["corner"].tolist()) or matrix,
+    )
     monkeypatch.setattr(evaluate, "norm_figure", lambda *_: None)
     monkeypatch.setattr(evaluate, "matrix_figure", lambda *_: None)
-    target = torch.tensor([True, True, False])
-    salient = torch.tensor([[3.0, 4.0], [3.0, 0.0], [1.0, 0.0]])
+    target = torch.tensor([False, True, True])
+    salient = torch.tensor([[1.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
     codes = SimpleNamespace(salient_head=salient, common_head=torch.ones(3, 2))
-    pair = SimpleNamespace(target=target, salient={"corner": torch.ones(3)})
-    metrics = mechanism(config(*SUPERVISED), (pair, codes), NO_FIGURES)
+    pair = SimpleNamespace(target=target, salient={"corner": torch.tensor([9.0, 1.0, 2.0])})
+    cfg = config(*SUPERVISED, "method.bandwidth=0.3")
+    metrics = mechanism(cfg, (pair, codes), NO_FIGURES)
     assert metrics["salient_norm_target"] == 4
     assert metrics["salient_norm_background"] == 1
     assert metrics["own_dimension_correlation"] == pytest.approx(0.8)
     assert metrics["other_dimension_correlation"] == pytest.approx(0.2)
-    assert asked == [target.tolist()]
+    assert asked == [(target.tolist(), 0.3), [1, 2]]
 
 
 def test_samples_that_cannot_be_read_have_neither_codes_nor_labels(monkeypatch):
-    monkeypatch.setattr(evaluate, "transforms", lambda cfg: (None, None))
+    looks = []
+    monkeypatch.setattr(evaluate, "transforms", lambda cfg: ("augmented", "plain"))
     monkeypatch.setattr(evaluate, "source_outputs", lambda *_, **__: ([None] * 4, [0, 2]))
 
     class Pair(list):
-        samples = SimpleNamespace(source=lambda transform: None)
+        samples = SimpleNamespace(source=looks.append)
 
         def rows(self, kept):
             return kept
@@ -76,6 +85,7 @@ def test_samples_that_cannot_be_read_have_neither_codes_nor_labels(monkeypatch):
     network = torch.nn.Linear(1, 1)
     workspace = SimpleNamespace(progress=None)
     assert evaluate.features(config(), network, Pair(range(3)), workspace)[0] == [0, 2]
+    assert looks == ["plain"]
 
 
 def test_every_fourth_target_asks_for_the_others(monkeypatch):
@@ -188,3 +198,29 @@ def test_a_query_is_ranked_among_the_gallery(monkeypatch):
     query, others = torch.tensor(1.0), torch.tensor(2.0)
     assert module.rank(query, others, "common") == (1, 2)
     assert module.rank(query, others, "salient") == (-1, -2)
+
+
+def test_probes_learn_from_training_samples_and_the_untrained_codes_are_of_the_seed(monkeypatch):
+    asked, seeds = [], []
+    fresh = SimpleNamespace(network="fresh")
+    monkeypatch.setattr(evaluate, "set_pair", lambda cfg, part: part)
+    monkeypatch.setattr(evaluate, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(evaluate, "features", lambda cfg, network, pair, _: (pair, network))
+    monkeypatch.setattr(evaluate, "probes", lambda cfg, *parts: asked.append(parts) or {})
+    monkeypatch.setattr(
+        evaluate, "untrained", lambda build, seed, like: seeds.append(seed) or fresh
+    )
+    for name in ("judged", "mechanism", "show"):
+        monkeypatch.setattr(evaluate, name, lambda *_: {})
+    module = SimpleNamespace(network="trained")
+    evaluate.evaluate(config("seed=4", "eval.untrained=true"), module, None)
+    assert asked == [(("train", name), ("test", name)) for name in ("trained", "fresh")]
+    assert seeds == [4]
+
+
+def test_a_fifth_of_the_volumes_is_for_the_test(tmp_path):
+    (tmp_path / "study/target").mkdir(parents=True)
+    for number in range(5):
+        (tmp_path / f"study/target/{number}.npz").touch()
+    words = [f"data.root={tmp_path}", "data.folder=study", "model.backbone=convnet3d"]
+    assert data.num_samples(config("data.source=volumes", *words)) == 4
