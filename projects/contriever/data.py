@@ -26,11 +26,17 @@ from common.families.retrieval.sets import TITLES, set_folder
 from projects.contriever.config import Config, ContrieverData
 from projects.contriever.noise import Ids, inverse_cloze, random_crop, token_noise
 from projects.contriever.normalize import preparation
-from projects.contriever.stream import ChunkPairs, TokenStream, TwoViews, flat_ids, open_shards
+from projects.contriever.stream import (
+    SHARD_SETTINGS,
+    ChunkPairs,
+    TokenStream,
+    TwoViews,
+    flat_ids,
+    open_shards,
+)
 
 BUNDLED = ("retrieval-cisi", "retrieval-npl")  # texts without their titles, which are dev queries
 SYNTHETIC_DOCUMENTS = 96
-SHARD_SETTINGS = "shards.json"  # alongside token shards: what they were written with
 
 
 class PretrainingConfig(Protocol):
@@ -59,8 +65,8 @@ def token_streams(cfg: PretrainingConfig, tokenizer: Any) -> dict[str, TokenStre
     if data.source == "files":
         folders = {name: source_folder(cfg, path) for name, path in data.sources.items()}
         for name, folder in folders.items():
-            about = folder / SHARD_SETTINGS
-            if about.is_file() and read_json(about)["vocabulary"] != vocabulary_of(tokenizer):
+            abouts = map(read_json, folder.glob(f"*/{SHARD_SETTINGS}"))
+            if any(about["vocabulary"] != vocabulary_of(tokenizer) for about in abouts):
                 raise UserError(
                     f"data.sources: the shards of '{name}' ({folder}) were written with another "
                     "tokenizer: run TASK=tokenize with the config that you train"

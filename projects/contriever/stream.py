@@ -18,7 +18,9 @@ from common.damage import ERRORS
 from common.data.mixture import source_probabilities
 from common.data.padding import TextInputs, padded
 from common.data.samplers import Key, sample_rng
+from common.data.text.token_files import id_files
 from common.encoders.text.template import plain_ids, special_tokens
+from common.engine.workspace import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 # ids of a chunk, generator -> ids of the two views
 TwoViews = Callable[[Ids, np.random.Generator], tuple[Ids, Ids]]
-SHARDS = "*.npy"
+SHARD_SETTINGS = "shards.json"  # alongside token files: what they were written with
 _OFFSET_STREAM, _SOURCE_STREAM, _VIEW_STREAM = 2**31 + 51, 2**31 + 52, 2**31 + 53
 _ROWS = 4096  # texts given to the tokenizer at once
 
@@ -175,24 +177,47 @@ def flat_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> NDAr
 
 
 def open_shards(folder: Path) -> list[NDArray[np.integer]]:
-    """The shards of a folder (``*.npy``, in the order of their names), memory-mapped.
+    """The token files of a folder that TASK=tokenize wrote, memory-mapped, by text file and number.
 
     Raises:
-        UserError: no folder, no shard in it, or one that is not a row of integers.
+        UserError: none, some that are missing, or one that is not a row of integers.
     """
-    paths = sorted(folder.glob(SHARDS))
-    if not paths:
+    refuse_loose_shards(folder)
+    texts = sorted(folder.glob(f"*/{SHARD_SETTINGS}"))
+    if not texts:
         raise UserError(
-            f"{folder} has no token shards ({SHARDS}): write them with TASK=tokenize from text "
-            "files with one text per line"
+            f"{folder} has no token shards: write them with TASK=tokenize from text files with one "
+            "text per line"
         )
     shards = []
-    for path in paths:
-        try:
-            shard = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ERRORS as error:
-            raise UserError(f"{path} is not a NumPy array: {error}") from error
-        if shard.ndim != 1 or shard.dtype.kind not in "iu":
-            raise UserError(f"{path} must be one row of integers, got {shard.dtype} {shard.shape}")
-        shards.append(shard)
+    for about in texts:
+        for path in id_files(about.parent, read_json(about)["shards"]):
+            if not path.is_file():
+                raise UserError(
+                    f"{path} is missing: run TASK=tokenize again, which writes the rest"
+                )
+            try:
+                shard = np.load(path, mmap_mode="r", allow_pickle=False)
+            except ERRORS as error:
+                raise UserError(
+                    f"{path} is not a NumPy array ({error}): delete it and run TASK=tokenize again"
+                ) from error
+            if shard.ndim != 1 or shard.dtype.kind not in "iu":
+                raise UserError(
+                    f"{path} must be one row of integers, got {shard.dtype} {shard.shape}"
+                )
+            shards.append(shard)
     return shards
+
+
+def refuse_loose_shards(folder: Path) -> None:
+    """Refuse shards as TASK=tokenize wrote them up to 0.2.0, without a folder for each text file.
+
+    Raises:
+        UserError: the folder has some.
+    """
+    if loose := sorted(folder.glob("*.npy")):
+        raise UserError(
+            f"{folder} has token shards of an earlier version ({loose[0].name}): write them again "
+            "with TASK=tokenize, into another folder"
+        )

@@ -1,53 +1,54 @@
 """`make run TASK=tokenize` and `TASK=mine`."""
 
-import re
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, pairwise
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.config import UserError
-from common.damage import reading
-from common.data.offline import content_digest
+from common.data.lines import LineFile
+from common.data.offline import claim
 from common.data.retrieval.corpus_file import DistinctTexts, texts_of
 from common.data.retrieval.passages import write_passages
+from common.data.text.token_files import write_token_files
 from common.encoders.modes import evaluated
+from common.encoders.text.template import ROWS, plain_ids
 from common.encoders.text.tower import load_tokenizer
 from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
-from common.engine.workspace import Workspace, read_json, write_json
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import load_corpus, load_titles
 from common.evaluation.retrieval.text_mining import mine_text_negatives
 from common.export.files import output_file
 from common.families.retrieval.evaluation import on_disk
 from common.families.retrieval.finetuning import questions
 from common.families.retrieval.sets import set_folder
-from common.files import replacing
 from projects.contriever.config import Config
-from projects.contriever.data import SHARD_SETTINGS, left_out, vocabulary_of
+from projects.contriever.data import left_out, vocabulary_of
 from projects.contriever.module import Contriever
 from projects.contriever.normalize import preparation
 from projects.contriever.stages import recipe_of
-from projects.contriever.stream import SHARDS, flat_ids
+from projects.contriever.stream import SHARD_SETTINGS, open_shards, refuse_loose_shards
 
 
 def tokenize(cfg: Config, workspace: Workspace) -> Path:
-    """Write the ids of text files, one text per line, as shards without borders of texts.
+    """Write the ids of text files, one text per line, as token files.
 
-    A shard of the same lines that is there already is kept, so that a stopped task goes on; one of
-    other lines is rewritten, and one beyond the end of its file is removed. Shards come from
-    disjoint lines and may be spread over machines by giving each its own files. What they were
-    written with and from lies alongside them (``shards.json``, ``<file>.lines.json``); a folder of
-    other settings is refused.
+    Each text file has a folder of its own. Files that are there stay, so a stopped task continues,
+    and any number of processes may share the work. What they were written with and from is
+    alongside them (``shards.json``); a folder of other texts or settings is refused.
 
     Returns:
         The folder, for ``data.sources``.
 
     Raises:
-        UserError: no input, no text in it, two files whose shards would have one name, or a folder
-            whose shards were written with another tokenizer or other options.
+        UserError: no input, no text in it, two files whose folders would have one name, or a folder
+            that was written from another text, with another tokenizer or with other options.
     """
     options = cfg.tokenize
     if options.input is None:
@@ -65,90 +66,60 @@ def tokenize(cfg: Config, workspace: Workspace) -> Path:
     folder = (
         workspace.folder("shards") if options.output is None else Path(options.output).expanduser()
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_loose_shards(folder)
     if cfg.model.pretrained == "random" and cfg.model.tokenizer is None:
         tokenizer = recipe_of(cfg).build().tokenizer
     else:
         tokenizer = load_tokenizer(cfg.model.tokenizer or cfg.model.pretrained)
-    _same_settings(
-        folder,
-        {
-            "vocabulary": vocabulary_of(tokenizer),
-            "normalize_text": options.normalize_text,
-            "shard_lines": options.shard_lines,
-        },
-    )
-    prepare = preparation(options.normalize_text)
-    total = kept = renewed = 0
-    stale: dict[Path, list[str]] = {}
+    settings = {
+        "vocabulary": vocabulary_of(tokenizer),
+        "normalize_text": options.normalize_text,
+        "shard_lines": options.shard_lines,
+    }
+    kept, named = 0, list[str]()
     for file in files:
-        about = folder / f"{titles[file]}.lines.json"
-        stored = read_json(about) if about.is_file() else []
-        digests: list[str] = []
-        for number, lines in enumerate(_parts(file, options.shard_lines)):
-            path = folder / f"{titles[file]}-{number:05d}.npy"
-            digests.append(content_digest(lines)[:16])
-            if path.is_file() and stored[number : number + 1] == digests[-1:]:
-                kept += 1
-                continue
-            renewed += path.is_file()
-            ids = flat_ids(tokenizer, [prepare(line) for line in lines])
-            with replacing(path) as partial, partial.open("wb") as target:
-                np.save(target, ids.astype(np.uint16) if len(tokenizer) <= 2**16 else ids)
-            write_json(about, [*digests, *stored[len(digests) :]])
-            total += len(ids)
-        for path in _shards(folder, titles[file])[len(digests) :]:
-            stale[path] = digests
-    if not total and not kept:
+        lines = LineFile(file)
+        if not any(line.strip() for line in map(lines.__getitem__, range(len(lines)))):
+            continue
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        target = folder / titles[file]
+        about = {"text": digest, **settings, "shards": -(-len(lines) // options.shard_lines)}
+        claim(target, about, "folder of token shards", SHARD_SETTINGS)
+        kept += len(list(target.glob("ids-*.npy")))
+        write_token_files(
+            target,
+            digest,
+            len(lines),
+            partial(_ids_of_lines, lines, tokenizer, preparation(options.normalize_text)),
+            np.uint16 if len(tokenizer) <= 2**16 else np.int32,
+            options.shard_lines,
+        )
+        named.append(titles[file])
+    if not named:
         raise UserError(f"tokenize.input={source} has no text")
-    for path, digests in stale.items():
-        path.unlink()
-        write_json(folder / f"{path.stem.rpartition('-')[0]}.lines.json", digests)
-    said = f"{folder}: {total:,} tokens written, {kept} shards were there and are kept"
-    if renewed:
-        said += f", {renewed} were rewritten (their lines have changed, or were not on record)"
-    if stale:
-        said += f", {len(stale)} beyond the end of their files are removed"
-    shards = {path for title in titles.values() for path in _shards(folder, title)}
-    if others := len({*folder.glob(SHARDS)} - shards):
-        said += f"; {others} shards of other text files lie there too and are read with them"
-    workspace.say(said)
+    total = sum(map(len, open_shards(folder)))
+    message = f"{folder}: {total:,} tokens, {kept} shards were there and are kept"
+    names = {path.parent.name for path in folder.glob(f"*/{SHARD_SETTINGS}")}
+    if others := names - {*named}:
+        message += f"; the shards of {len(others)} other text files are there too and are read"
+    workspace.say(message)
     return folder
 
 
-def _shards(folder: Path, title: str) -> list[Path]:
-    """The shards of a text file, in the order of their numbers."""
-    name = re.compile(rf"{re.escape(title)}-(\d{{5,}})\.npy")
-    matches = ((name.fullmatch(path.name), path) for path in folder.glob(SHARDS))
-    return [path for _, path in sorted((int(m[1]), path) for m, path in matches if m)]
-
-
 def _title(file: Path, source: Path) -> str:
-    """What the shards of a file are called: its name, with the folders between."""
+    """What the folder of a file is called: its name, with the folders between."""
     name = file.relative_to(source) if source.is_dir() else Path(file.name)
     return str(name.with_suffix("")).replace("/", "_")
 
 
-def _same_settings(folder: Path, settings: dict[str, str | bool | int]) -> None:
-    """Write down what shards are made with, or refuse a folder whose shards were made otherwise."""
-    about = folder / SHARD_SETTINGS
-    stored = read_json(about) if about.is_file() else None
-    if stored is None and not any(folder.glob(SHARDS)):
-        write_json(about, settings)
-    elif stored != settings:
-        raise UserError(
-            f"{folder} contains shards of other settings ({stored or 'unknown'}, not {settings}):"
-            " name another folder in tokenize.output"
-        )
-
-
-def _parts(file: Path, count: int) -> Iterator[list[str]]:
-    # a byte order mark is not a text
-    with reading(file, "text file in UTF-8"), file.open(encoding="utf-8-sig") as lines:
-        texts = (line.strip() for line in lines)
-        kept = (text for text in texts if text)
-        while part := list(islice(kept, count)):
-            yield part
+def _ids_of_lines(
+    lines: LineFile, tokenizer: Any, prepare: Callable[[str], str], part: range
+) -> Iterator[list[int]]:
+    """Ids of those lines of a file that hold a text, a few thousand at a time."""
+    for start in range(part.start, part.stop, ROWS):
+        texts = map(str.strip, lines.part(start, min(start + ROWS, part.stop)))
+        yield from plain_ids(tokenizer, [prepare(text) for text in texts if text])
 
 
 def mine(cfg: Config, workspace: Workspace, experiment: Experiment[Contriever]) -> Path:

@@ -1,5 +1,6 @@
 """Token ids of a corpus of any size, memory-mapped: written once, by all processes of a run."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from common.data.shared_files import fill_shards
 from common.files import replacing
 
-ROWS = 200_000  # of a corpus, whose ids are in one file
+ROWS = 200_000
 Ids = NDArray[np.integer]
 
 
@@ -21,6 +22,7 @@ def write_token_files(
     count: int,
     tokenise: Callable[[range], Iterable[Sequence[int]]],
     dtype: type[np.integer] = np.int32,
+    rows: int = ROWS,
 ) -> list[Path]:
     """Files of ids of a corpus; those that are there stay.
 
@@ -33,20 +35,27 @@ def write_token_files(
         count: rows of the corpus.
         tokenise: ids of the texts of some rows, such as lines, of which not each need be a text.
         dtype: of the ids.
+        rows: of the corpus, whose ids are in one file.
     """
-    parts = [range(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
-    paths = [folder / f"ids-{i:05d}.npy" for i in range(len(parts))]
+    parts = [range(start, min(start + rows, count)) for start in range(0, count, rows)]
+    paths = id_files(folder, len(parts))
 
     def write(part: int) -> None:
-        rows = list(tokenise(parts[part]))
-        starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-        flat = np.fromiter((i for row in rows for i in row), dtype, int(starts[-1]))
-        for name, content in ((starts_of(paths[part]), starts), (paths[part], flat)):
+        ids, starts = array(np.dtype(dtype).char), array("q", [0])
+        for row in tokenise(parts[part]):  # one by one: lists take nine times the memory of ids
+            ids.extend(row)
+            starts.append(len(ids))
+        for name, content in ((starts_of(paths[part]), starts), (paths[part], ids)):
             with replacing(name) as temporary, temporary.open("wb") as file:
                 np.save(file, content)
 
     fill_shards(folder, {"tokens": owner}, paths, write)
     return paths
+
+
+def id_files(folder: Path, count: int) -> list[Path]:
+    """The files of ids that `write_token_files` writes to a folder, by their number."""
+    return [folder / f"ids-{i:05d}.npy" for i in range(count)]
 
 
 def starts_of(path: Path) -> Path:

@@ -315,12 +315,16 @@ def test_tokenize_writes_shards_that_training_reads(tmp_path):
     tokenizer = recipe_of(config()).build().tokenizer
     expected = tokenizer(lines[60], add_special_tokens=False)["input_ids"]
     assert second[: len(expected)].tolist() == expected
-    (tmp_path / "x/x-00000.npy").write_bytes(b"kept")
-    task(Workspace(tmp_path / "task"))
-    assert (tmp_path / "x/x-00000.npy").read_bytes() == b"kept"
-    with pytest.raises(UserError, match="is not a NumPy array"):
+    (tmp_path / "x/x/ids-00001.npy").unlink()
+    with pytest.raises(UserError, match=r"ids-00001\.npy is missing: run TASK=tokenize again"):
         open_shards(tmp_path / "x")
-    (tmp_path / "x/x-00000.npy").unlink()
+    (tmp_path / "x/x/ids-00000.npy").write_bytes(b"kept")
+    with pytest.raises(UserError, match="is not a NumPy array.*delete it and run TASK=tokenize"):
+        task(Workspace(tmp_path / "task"))
+    assert (tmp_path / "x/x/ids-00000.npy").read_bytes() == b"kept"
+    (tmp_path / "x/x/ids-00000.npy").unlink()
+    task(Workspace(tmp_path / "task"))
+    assert open_shards(tmp_path / "x")[1].tolist() == second.tolist()
     sources = [
         "data.source=files",
         "data.sources={x: x}",
@@ -340,37 +344,49 @@ def test_tokenize_takes_a_byte_order_mark_for_no_text(tmp_path):
         (tmp_path / "x.txt").write_text("the people\n", encoding=encoding)
         words = [f"tokenize.input={tmp_path}/x.txt", f"tokenize.output={tmp_path}/{encoding}"]
         build(config(*words)).tasks["tokenize"](Workspace(tmp_path / "task"))
-        written.append((tmp_path / encoding / "x.lines.json").read_text())
+        written.append(open_shards(tmp_path / encoding)[0].tolist())
     assert written[0] == written[1]
+    assert written[0]
 
 
-def test_tokenize_follows_a_text_file_that_has_changed(tmp_path):
+def test_tokenize_refuses_a_text_file_that_has_changed(tmp_path):
     """Guards against shards of old lines: lines added to a short last shard, edited, or taken
     away."""
-    text, lines = tmp_path / "x.txt", [f"people of the world {i}" for i in range(8)]
+    text, lines = tmp_path / "x.txt", [f"people of the world {i}" for i in range(7)]
     words = [f"tokenize.input={text}", f"tokenize.output={tmp_path}/x", "tokenize.shard_lines=3"]
     tokenizer = recipe_of(config()).build().tokenizer
 
-    def run(count):
-        text.write_text("\n".join(lines[:count]))
+    def run(content):
+        text.write_text("\n".join(content))
         task = Workspace(tmp_path / "task")
         build(config(*words)).tasks["tokenize"](task)
-        actual = [i for path in sorted((tmp_path / "x").glob("x-*.npy")) for i in np.load(path)]
-        expected = tokenizer(lines[:count], add_special_tokens=False)["input_ids"]
-        assert actual == [i for row in expected for i in row]
         return (tmp_path / "task/notes.txt").read_text().splitlines()[-1]
 
-    assert run(7).endswith("0 shards were there and are kept")
-    assert run(7).endswith("3 shards were there and are kept")
-    assert "2 shards were there and are kept, 1 were rewritten" in run(8)
-    lines[0] = "other words"
-    assert "2 shards were there and are kept, 1 were rewritten" in run(8)
-    assert "2 shards were there and are kept, 1 beyond the end" in run(6)
-    np.save(tmp_path / "x/y-00000.npy", np.zeros(3, dtype=np.uint16))
-    assert "1 shards of other text files lie there" in run(6)  # training reads them too
-    with pytest.raises(UserError, match="has no text"):
-        run(0)
-    assert len(open_shards(tmp_path / "x")) == 3  # nothing was removed for a file that was emptied
+    assert run(lines).endswith("0 shards were there and are kept")
+    actual = [i for shard in open_shards(tmp_path / "x") for i in shard.tolist()]
+    expected = tokenizer(lines, add_special_tokens=False)["input_ids"]
+    assert actual == [i for row in expected for i in row]
+    assert run(lines).endswith("3 shards were there and are kept")
+    for changed in ([*lines, "one more"], ["other words", *lines[1:]], lines[:6]):
+        with pytest.raises(UserError, match="made for another text.*; delete the folder"):
+            run(changed)
+    assert len(open_shards(tmp_path / "x")) == 3
+    (tmp_path / "x/x").rename(tmp_path / "x/y")
+    assert "shards of 1 other text files are there" in run(lines)  # training reads them too
+    assert len(open_shards(tmp_path / "x")) == 6
+
+
+def test_shards_of_an_earlier_version_are_refused(tmp_path):
+    """They had no folder for each text file; read next to new ones, texts would count twice."""
+    (tmp_path / "x.txt").write_text("people of the world\n")
+    np.save(tmp_path / "x-00000.npy", np.zeros(3, dtype=np.uint16))
+    words = [f"tokenize.input={tmp_path}/x.txt", f"tokenize.output={tmp_path}"]
+    for read in (
+        lambda: open_shards(tmp_path),
+        lambda: build(config(*words)).tasks["tokenize"](Workspace(tmp_path / "task")),
+    ):
+        with pytest.raises(UserError, match=r"earlier version \(x-00000\.npy\).*TASK=tokenize"):
+            read()
 
 
 def test_questions_without_a_positive_are_counted(full_run, tmp_path):
@@ -407,12 +423,12 @@ def test_tokenize_refuses_what_would_lose_or_mix_texts(tmp_path):
         run()
     (source / "a_b.txt").write_text("people of the world\n" * 40)
     run()
-    for words in (
-        ["tokenize.shard_lines=7"],
-        ["tokenize.normalize_text=true"],
-        ["model.config.vocab_size=300"],
+    for words, name in (
+        (["tokenize.shard_lines=7"], "shard_lines"),
+        (["tokenize.normalize_text=true"], "normalize_text"),
+        (["model.config.vocab_size=300"], "vocabulary"),
     ):
-        with pytest.raises(UserError, match="shards of other settings"):
+        with pytest.raises(UserError, match=f"made for another {name}"):
             run(*words)
     files = ["data.source=files", "data.sources={x: x}", f"data.root={tmp_path}"]
     cfg = config(*files)

@@ -6,7 +6,9 @@ import pytest
 from common.config import UserError
 from common.data.text.normalize import normalize_text, text_preparation
 from common.data.text.options import TokenNoise
+from common.data.text.token_files import write_token_files
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
+from common.engine.workspace import write_json
 from projects.contriever.noise import (
     inverse_cloze,
     random_crop,
@@ -14,7 +16,13 @@ from projects.contriever.noise import (
     shuffle_tokens,
     token_noise,
 )
-from projects.contriever.stream import ChunkPairs, TokenStream, flat_ids, open_shards
+from projects.contriever.stream import (
+    SHARD_SETTINGS,
+    ChunkPairs,
+    TokenStream,
+    flat_ids,
+    open_shards,
+)
 
 
 def halves(chunk, rng):
@@ -66,16 +74,19 @@ def test_ids_are_flat_and_shards_are_memory_mapped(tmp_path):
     rows = tokenizer(["the world", "of men"], add_special_tokens=False)["input_ids"]
     assert ids.tolist() == [*rows[0], *rows[1]]
     assert len(flat_ids(tokenizer, [])) == 0
-    np.save(tmp_path / "b.npy", ids)
-    np.save(tmp_path / "a.npy", np.arange(3))
+    texts = [[ids.tolist()], [[0, 1], [], [2]]]
+    for name, rows in zip("ba", texts, strict=True):
+        write_token_files(tmp_path / name, name, len(rows), lambda _, rows=rows: rows)
+        write_json(tmp_path / name / SHARD_SETTINGS, {"shards": 1})
     first, second = open_shards(tmp_path)
     assert first.tolist() == [0, 1, 2]
+    assert second.tolist() == ids.tolist()
     assert isinstance(second, np.memmap)
-    np.save(tmp_path / "c.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "b/ids-00000.npy", np.zeros((2, 2)))
     with pytest.raises(UserError, match="one row of integers"):
         open_shards(tmp_path)
-    (tmp_path / "a.npy").write_bytes(b"")  # a tokenisation that was broken off
-    with pytest.raises(UserError, match=r"a\.npy is not a NumPy array"):
+    (tmp_path / "a/ids-00000.npy").write_bytes(b"")  # a disk that lost it
+    with pytest.raises(UserError, match=r"ids-00000\.npy is not a NumPy array"):
         open_shards(tmp_path)
 
 
