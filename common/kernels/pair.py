@@ -86,8 +86,8 @@ def pair_stats(
         group: process group (or `sharding.Sharding`) over which rows and keys are split.
         backend: "auto", "dense", "blocked" or "triton".
         memory_budget: bytes of exponentials that may be kept for the backward (4 N M saves a whole
-            GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None is 64 MiB on the
-            CPU, else 0.
+            GEMM; on CUDA 2 N M for 16-bit inputs with one positive per row). None is 64 MiB on a
+            CPU, an eighth of the free memory on CUDA for exact float32 products, else 0.
         deterministic: two runs are bit-equal. That holds on all back ends; False only permits
             atomic additions for the closed-form weights (labels, indices) on CUDA. No effect on
             CPU.

@@ -27,7 +27,8 @@ class PairLoss(nn.Module):
         normalize: L2-normalise the embeddings; False compares dot products.
         backend: "auto", "dense", "blocked" or "triton", see `kernels`.
         memory_budget: bytes that the loss may spend on storing N x M intermediate results, which
-            saves recomputation; None is 64 MiB on the CPU of a single process, and 0 elsewhere.
+            saves recomputation; None is 64 MiB on a CPU, an eighth of the free memory on CUDA where
+            float32 products are exact, and 0 elsewhere or with several processes.
         precision: of matrix products on a GPU: "exact" (float32), "tf32", "half" (16-bit operands,
             everything else float32), or "auto", which is half under autocast and exact otherwise.
             `docs/kernels.md` lists their errors.

@@ -28,7 +28,8 @@ class KernelOptions(TypedDict, total=False):
             the loss of its own rows, weighted for gradient averaging. None is one process.
         backend: "auto" | "dense" | "blocked" | "triton".
         memory_budget: bytes that may store N x M intermediate results and save recomputation;
-            None is 64 MiB on the CPU of a single process, and 0 elsewhere.
+            None is 64 MiB on a CPU, an eighth of the free memory on CUDA for float32 products that are
+            exact, and 0 elsewhere or with several processes.
         unit_norm: whether all embeddings are unit vectors, which permits a fixed shift.
         precision: "exact" | "tf32" | "half", see `common.kernels.core.problem.PRECISIONS`.
     """

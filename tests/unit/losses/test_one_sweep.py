@@ -1,10 +1,13 @@
 """Loss, losses of the samples and hits come from one pass over the similarities."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.kernels import arguments
 from common.kernels.arguments import CPU_BUDGET, make_problem
 from common.kernels.blocked import sweep as blocked
 from common.kernels.specs.weights import Diagonal
@@ -139,3 +142,37 @@ def test_a_module_stores_tiles_by_default_on_one_cpu(monkeypatch, device, ranks,
     x = torch.zeros(2, 3, device=device)
     problem = make_problem(x, x, 1.0, Diagonal(), memory_budget=options["memory_budget"])
     assert problem.keep == expected
+
+
+def test_the_budget_on_cuda_is_a_share_of_free_memory_asked_for_once(monkeypatch):
+    """Guards against a budget that changes between steps, and one where storing gains nothing."""
+    free, asked = [80_000], []
+
+    def mem_get_info(device):
+        asked.append(device)
+        return free[0], 10**6
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 900)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    arguments._cuda_budget.cache_clear()
+
+    def budget(dtype=torch.float32, precision="exact", index=0):
+        q = SimpleNamespace(
+            is_cpu=False, is_cuda=True, dtype=dtype, device=torch.device("cuda", index)
+        )
+        return arguments.default_budget(q, precision)
+
+    try:
+        with torch.no_grad():
+            assert budget() == 0
+        assert budget(precision="tf32") == budget(torch.bfloat16) == 0
+        assert not asked
+        assert budget() == 8192  # the power of two below (80,000 + 800) / 8
+        free[0] = 10
+        assert budget() == 8192
+        assert budget(index=1) == 64
+        assert asked == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    finally:
+        arguments._cuda_budget.cache_clear()
