@@ -379,23 +379,14 @@ def _sweep(args: argparse.Namespace) -> None:
     _refuse_own(args)
     project, arms = _need_project(args), _names(args.arms)
     _refuse_ignored(args, NAMES)
-    if args.wandb and args.jobs != 1:
-        raise UserError(f"JOBS={args.jobs} would change nothing: WANDB=1 only writes the files")
-    if args.trials is not None and not args.wandb:
-        raise UserError(f"TRIALS={args.trials} would change nothing: a grid tries every point")
     from common.engine.sweeps.schema import arms_of, read_sweep
 
     _need_job(args.jobs)
-    if args.trials is not None and args.trials < 1:
-        raise UserError(f"TRIALS={args.trials}: try at least one")
     config_class(project)
     arms_of(project, read_sweep(project, args.settings), arms)  # refuses before torch is imported
     from common.engine import verbs
 
-    if args.wandb:
-        verbs.wandb_sweep(project, args.settings, arms, args.trials)
-    else:
-        verbs.sweep(project, args.settings, arms, args.jobs)
+    verbs.sweep(project, args.settings, arms, args.jobs)
 
 
 def _names(text: str) -> list[str]:
@@ -604,19 +595,10 @@ VERBS = {
     ),
     "sweep": Verb(
         COMPARING,
-        "Search the settings of configs/<project>/sweep.yaml; resumable.",
+        "Try every point of configs/<project>/sweep.yaml; resumable.",
         "sweep mclrec --jobs 2",
         _sweep,
-        options={
-            "--trials": {
-                "type": int,
-                "metavar": "N",
-                "help": "trials that W&B draws for each arm",
-            },
-            "--jobs": JOBS,
-            "--arms": ARMS,
-            "--wandb": {"action": "store_true", "help": "only write the sweep file of W&B"},
-        },
+        options={"--jobs": JOBS, "--arms": ARMS},
         **OF_COMPARISON,
     ),
     "runs": Verb(

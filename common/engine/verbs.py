@@ -201,16 +201,6 @@ def sweep(project: str, overrides: Sequence[str], arms: Sequence[str], jobs: int
     console.print(f"written: {folder}")
 
 
-def wandb_sweep(
-    project: str, overrides: Sequence[str], arms: Sequence[str], trials: int | None
-) -> None:
-    """Write the sweep for W&B, a file for each arm."""
-    from common.engine.sweeps.sweep import write_wandb_sweep
-
-    for path in write_wandb_sweep(project, overrides, arms, trials):
-        console.print(f"written: {path}; start it by: wandb sweep {path}")
-
-
 def compare_all(projects: Sequence[str], jobs: int) -> None:
     """Compare the projects one after the other, at lowest priority.
 

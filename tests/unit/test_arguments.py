@@ -66,8 +66,6 @@ def test_what_cannot_be_read_is_refused_by_name(words, message):
         (["check", "dcl", "tracking.tags=[a]"], "check does not read tracking.tags"),
         (["compare", "dcl", "run_id=x", "--plan"], "compare does not read run_id"),
         (["sweep", "mclrec", "resume=latest"], "sweep does not read resume"),
-        (["sweep", "mclrec", "--wandb", "--jobs", "2"], "JOBS=2 would change nothing"),
-        (["sweep", "mclrec", "--trials", "9"], "TRIALS=9 would change nothing"),
         (["dashboard", "dcl", "seed=1"], "dashboard only reads tracking.*"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Results of a sweep: a table of trials, the best settings of each arm, plots, a W&B sweep."""
+"""Results of a sweep: a table of trials, the best settings of each arm, plots."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from matplotlib.figure import Figure
 
 from common.engine.sweeps.schema import Axis, Sweep, words_of
@@ -72,58 +71,7 @@ def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
     >>> at_the_edge(sweep, {"optim.lr": 0.3}), at_the_edge(sweep, {"optim.lr": 0.2})
     (['optim.lr'], [])
     """
-    keys = []
-    for key, axis in sweep.space.items():
-        low, high = axis.bounds
-        if math.isnan(low):
-            continue
-        value = float(settings[key])
-        # within a fiftieth of an interval counts as its end
-        slack = 0.0 if axis.values else (math.log(high / low) if axis.log else high - low) / 50
-        at = [math.log(x) if axis.log else x for x in (value, low, high)]
-        if min(abs(at[0] - at[1]), abs(at[0] - at[2])) <= slack:
-            keys.append(key)
-    return keys
-
-
-def wandb_sweep(
-    project: str, sweep: Sweep, words: Sequence[str], arm: Mapping[str, Any] | None = None
-) -> str:
-    """The same sweep of one arm as a W&B sweep (YAML), for ``wandb sweep`` and ``wandb agent``.
-
-    The metric is the one that a run logs when it has been evaluated, ``test/<metric>``.
-
-    Settings reach the program as ``a.b=c``, which is what `contrastive train` reads.
-    """
-    parameters: dict[str, Any] = {}
-    for key, axis in sweep.space.items():
-        low, high = axis.bounds
-        if axis.values:
-            parameters[key] = {"values": list(axis.values)}
-        elif axis.whole:
-            parameters[key] = {
-                "distribution": "q_log_uniform_values" if axis.log else "int_uniform",
-                "min": int(low),
-                "max": int(high),
-            }
-        else:
-            kind = "log_uniform_values" if axis.log else "uniform"
-            parameters[key] = {"distribution": kind, "min": low, "max": high}
-    command = ["${env}", "python", "-m", "common.cli", "train", project, sweep.base, *words]
-    command += [*words_of(sweep.shared), *words_of(arm or {})]
-    command += [f"seed={sweep.seed}", "tracking.wandb=online"]
-    content: dict[str, Any] = {
-        "method": sweep.sampler,
-        "metric": {
-            "name": f"test/{sweep.metric}",
-            "goal": "maximize" if sweep.direction == "max" else "minimize",
-        },
-        "parameters": parameters,
-        "command": [*command, "${args_no_hyphens}"],
-    }
-    if sweep.sampler != "grid":
-        content["run_cap"] = sweep.trials
-    return yaml.safe_dump(content, sort_keys=False)
+    return [key for key, axis in sweep.space.items() if settings[key] in axis.bounds]
 
 
 def _markdown(project: str, sweep: Sweep, points: Points, best: Mapping[str, Point]) -> str:

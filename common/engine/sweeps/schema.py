@@ -1,11 +1,11 @@
-"""Schema of ``configs/<slug>/sweep.yaml``: what is varied, how, and what is best."""
+"""Schema of ``configs/<slug>/sweep.yaml``: what is varied, and what is best."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from common.config import CONFIG_DIR, UserError, load
 from common.engine.comparison.schema import Direction, from_mapping, read_yaml
@@ -15,29 +15,17 @@ from common.registry import config_class
 
 @dataclass
 class Axis:
-    """One setting: either the values to try, or an interval."""
+    """The values to try of one setting."""
 
     values: list[Any] = field(default_factory=list)
-    low: float | None = None
-    high: float | None = None
-    log: bool = False  # evenly over the logarithm
-    whole: bool = False  # whole numbers
 
     def __post_init__(self) -> None:
-        if bool(self.values) == (self.low is not None and self.high is not None):
-            raise ValueError("a setting has either values, or low and high")
-        if self.values and (self.log or self.whole):
-            raise ValueError("log and whole belong to low and high")
-        if not self.values and not self.bounds[0] < self.bounds[1]:
-            raise ValueError("low must be below high")
-        if self.log and self.bounds[0] <= 0:
-            raise ValueError("log needs low > 0")
+        if not self.values:
+            raise ValueError("a setting has no values: list those to try")
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Least and largest value of an interval, or of values that are numbers; nan otherwise."""
-        if not self.values:
-            return float(self.low or 0), float(self.high or 0)
+        """Least and largest of several numbers; nan otherwise."""
         numbers = [v for v in self.values if isinstance(v, int | float) and not isinstance(v, bool)]
         if len(numbers) < max(2, len(self.values)):
             return math.nan, math.nan
@@ -51,8 +39,6 @@ class Sweep:
     base: str = "mini"  # config that is varied
     metric: str = "???"  # key of metrics.json; of the development part, never of the test set
     direction: Direction = "max"
-    sampler: Literal["grid", "random", "bayes"] = "grid"  # W&B draws all but grids
-    trials: int = 20  # that W&B draws for each arm
     seed: int = 100  # of every run; not one of the verdict's
     shared: dict[str, Any] = field(default_factory=dict)  # overrides of every trial
     space: dict[str, Axis] = field(default_factory=dict)  # by config key
@@ -62,16 +48,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.space:
             raise ValueError("space is empty: name at least one setting")
-        if self.trials < 1:
-            raise ValueError("trials must be >= 1")
         if unknown := sorted(set(self.own) - set(self.arms)):
             raise ValueError(f"own names {', '.join(unknown)}, which arms does not list")
-        axes = [
-            *self.space.values(),
-            *(axis for space in self.own.values() for axis in space.values()),
-        ]
-        if self.sampler == "grid" and not all(axis.values for axis in axes):
-            raise ValueError("a grid needs values for every setting, not low and high")
 
     def of(self, arm: str) -> "Sweep":
         """The sweep of one arm: the common space with what only this arm varies."""
@@ -102,9 +80,8 @@ def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
     sweep: Sweep = from_mapping(where, Sweep, read_yaml(where, path))
     axes = [*sweep.space.items(), *(pair for space in sweep.own.values() for pair in space.items())]
     for key, axis in axes:
-        for value in axis.values or axis.bounds:
-            typed = int(value) if axis.whole else value
-            words = [*overrides, *words_of(sweep.shared), *words_of({key: typed})]
+        for value in axis.values:
+            words = [*overrides, *words_of(sweep.shared), *words_of({key: value})]
             load(config_class(project), project, sweep.base, words)
     return sweep
 

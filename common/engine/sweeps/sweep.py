@@ -15,10 +15,9 @@ from common.engine.comparison.schedule import run_each
 from common.engine.lifecycle.run import read_meta
 from common.engine.progress import track
 from common.engine.provenance import code_identity
-from common.engine.sweeps.results import Point, wandb_sweep, write_results
+from common.engine.sweeps.results import Point, write_results
 from common.engine.sweeps.schema import Sweep, arms_of, read_sweep, words_of
 from common.engine.workspace import run_folder
-from common.files import write_text
 from common.registry import config_class
 
 MOST_FAILURES = 3  # in a row, after which a sweep ends
@@ -121,14 +120,9 @@ def run_sweep(
         The sweep's folder, ``<runs>/<project>/<base>/sweep``; the Markdown that was written there.
 
     Raises:
-        UserError: the sweep is not a grid, or three trials in a row have failed.
+        UserError: three trials in a row have failed.
     """
     sweep = read_sweep(project, words)
-    if sweep.sampler != "grid":
-        raise UserError(
-            f"configs/{project}/sweep.yaml says sampler: {sweep.sampler}, which W&B draws: make"
-            f" sweep PROJECT={project} WANDB=1, or sampler: grid"
-        )
     if not any(word.startswith("tracking.wandb=") for word in words):
         words = [*words, "tracking.wandb=disabled"]
     trials = [
@@ -177,35 +171,3 @@ def points_of(trials: Sequence[Trial], metric: str) -> dict[str, list[Point]]:
             except UserError:  # it was reported when the trial ended
                 continue
     return points
-
-
-def write_wandb_sweep(
-    project: str, words: Sequence[str], arms: Sequence[str], trials: int | None
-) -> list[Path]:
-    """Write the sweep as W&B sweep files, one for each arm; returns them.
-
-    Args:
-        project: slug.
-        words: overrides of every trial.
-        arms: as for `run_sweep`.
-        trials: of each arm; None: the file's.
-
-    Raises:
-        UserError: `trials` for a grid, whose points are its trials.
-    """
-    sweep = read_sweep(project, words)
-    if trials and sweep.sampler == "grid":
-        raise UserError(
-            f"TRIALS={trials}: configs/{project}/sweep.yaml has a grid, which has as many trials as"
-            " points; leave values out there, or some arms here (ARMS=a,b)"
-        )
-    sweep.trials = trials or sweep.trials
-    cfg = load(config_class(project), project, sweep.base, words)
-    folder = run_folder(cfg, project, sweep.base) / "sweep"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, overrides in arms_of(project, sweep, arms).items():
-        paths.append(folder / f"wandb-sweep{f'-{name}' if name else ''}.yaml")
-        text = wandb_sweep(project, sweep.of(name), words, overrides)
-        write_text(paths[-1], text)
-    return paths
