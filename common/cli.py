@@ -364,9 +364,10 @@ def _compare(args: argparse.Namespace) -> None:
 def _compare_all(args: argparse.Namespace) -> None:
     _need_job(args.jobs)
     projects = _some_or_all(args)
-    from common.engine import verbs
+    from common.engine.comparison.compare import compare_all
 
-    verbs.compare_all(projects, args.jobs)
+    if failed := compare_all(args.jobs, projects):
+        raise UserError("\n".join(["these comparisons failed:", *failed]))
 
 
 def _evidence(args: argparse.Namespace) -> None:
@@ -384,9 +385,10 @@ def _sweep(args: argparse.Namespace) -> None:
     _need_job(args.jobs)
     config_class(project)
     arms_of(project, read_sweep(project, args.settings), arms)  # refuses before torch is imported
-    from common.engine import verbs
+    from common.engine.sweeps.sweep import run_sweep
 
-    verbs.sweep(project, args.settings, arms, args.jobs)
+    folder, text = run_sweep(project, args.settings, arms, args.jobs, print)
+    print(f"{text}\nwritten: {folder}")
 
 
 def _names(text: str) -> list[str]:
@@ -439,9 +441,9 @@ def _diff(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     _some_or_all(args)
-    from common.engine import verbs
+    from common.engine.report.pages import write_report
 
-    verbs.report(args.projects, _runs_folder(args))
+    print(f"report: {write_report(args.projects, runs=_runs_folder(args))}")
 
 
 def _dashboard(args: argparse.Namespace) -> None:

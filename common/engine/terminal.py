@@ -1,12 +1,24 @@
-"""Tables on a terminal: aligned where they fit, else a few lines for each row, no name broken."""
+"""Tables on a terminal: aligned where they fit, else a few lines for each row, no name broken.
 
+Also warnings, which no closed terminal turns into errors.
+"""
+
+import contextlib
 import os
+import sys
 from collections.abc import Collection, Sequence
 
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True, markup=False)  # brackets are text
 GAP = "  "
+
+
+def warn(text: str) -> None:
+    """Write a line to stderr; where that is closed, nobody reads it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def print_table(

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from common.config import ExperimentConfig, UserError, first_line, to_dict, without_secrets
+from common.engine.terminal import warn
 from common.engine.workspace import Workspace
 from common.files import replacing
 
@@ -138,10 +138,6 @@ class Tracker(WandbLogger):
         """As Lightning's."""
         self._keep_going(super().log_image, *args, **kwargs)
 
-    def log_table(self, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's."""
-        self._keep_going(super().log_table, *args, **kwargs)
-
     def finish(self) -> None:
         """End the W&B run and wait for its last upload."""
         import wandb
@@ -155,7 +151,9 @@ class Tracker(WandbLogger):
             action(*args, **kwargs)
         except Exception as error:  # of many kinds: its service has died, the disk is full
             self.broken = self.lost = True
-            _warn(f"{first_line(error)}; nothing more is sent to it, the run continues")
+            warn(
+                f"Weights & Biases: {first_line(error)}; nothing more is sent to it, the run continues"
+            )
 
 
 def check_tracking(cfg: ExperimentConfig) -> None:
@@ -183,9 +181,7 @@ def check_tracking(cfg: ExperimentConfig) -> None:
         ) from error
 
 
-def wandb_logger(
-    cfg: ExperimentConfig, workspace: Workspace, owner: bool = True, job_type: str = "train"
-) -> Tracker | None:
+def wandb_logger(cfg: ExperimentConfig, workspace: Workspace, owner: bool = True) -> Tracker | None:
     """The W&B logger of a run, or None when disabled; its id is the run's id.
 
     A server that gives no answer within `PATIENCE` seconds, or that refuses the key, costs one
@@ -195,7 +191,6 @@ def wandb_logger(
         cfg: the run's.
         workspace: the run's folder.
         owner: whether this process tracks; the other processes of a run do not connect.
-        job_type: what W&B groups a project's runs by: "train", "compare".
     """
     mode = wandb_mode(cfg.tracking.wandb)
     if mode == "disabled":
@@ -203,7 +198,7 @@ def wandb_logger(
     os.environ.setdefault("WANDB_SILENT", "true")
     # A service inherited from a parent process still holds the run of a job that was killed.
     os.environ.pop("WANDB_SERVICE", None)
-    logger = _tracker(cfg, workspace, mode == "offline", job_type)
+    logger = _tracker(cfg, workspace, mode == "offline")
     if not owner or mode != "online" or os.environ.get("WANDB_MODE", "online") != "online":
         return logger
     try:
@@ -214,26 +209,16 @@ def wandb_logger(
         address = without_secrets(wandb.setup().settings.base_url)
         with contextlib.suppress(Exception):
             wandb.teardown()  # its service would refuse the same id
-        logger = _tracker(cfg, workspace, True, job_type)
+        logger = _tracker(cfg, workspace, True)
         logger.lost = True
-        _warn(
-            f"{address} takes no run ({first_line(error)}); this run is tracked offline in"
+        warn(
+            f"Weights & Biases: {address} takes no run ({first_line(error)}); this run is tracked offline in"
             f" {workspace.path / 'wandb'}, training continues"
         )
     return logger
 
 
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stderr
-        sys.stderr.write(f"Weights & Biases: {text}\n")
-
-
-def _tracker(
-    cfg: ExperimentConfig,
-    workspace: Workspace,
-    offline: bool,
-    job_type: str,
-) -> Tracker:
+def _tracker(cfg: ExperimentConfig, workspace: Workspace, offline: bool) -> Tracker:
     import wandb
 
     settings = wandb.Settings(init_timeout=PATIENCE, finish_timeout=UPLOAD_PATIENCE)
@@ -257,7 +242,7 @@ def _tracker(
             "seed": cfg.seed,
         },
         group=cfg.tracking.group or project_config,
-        job_type=job_type,
+        job_type="train",
         tags=[*(f"{name}:{value}" for name, value in labels.items()), *tags],
         settings=settings,
     )

@@ -166,13 +166,11 @@ def compare(
     """Train the arms, print the comparison."""
     from common.engine.comparison.cards import markdown
     from common.engine.comparison.compare import compare as run_arms
-    from common.engine.online.verdicts import log_comparison
 
     comparisons, reason = run_arms(project, overrides, seeds, jobs, arms, only=only)
     console.print(markdown(comparisons))
     if reason:
         console.print(f"Not published: {reason}.", highlight=False)
-    log_comparison(project, comparisons, overrides)
 
 
 def plan(
@@ -190,29 +188,6 @@ def plan(
     for spec, chosen, runs in planned_runs(project, overrides, seeds, arms, only):
         for line in make_plan(project, spec, chosen, runs, jobs).lines():
             console.print(line)
-
-
-def sweep(project: str, overrides: Sequence[str], arms: Sequence[str], jobs: int) -> None:
-    """Try a project's grid of settings, print what was best."""
-    from common.engine.sweeps.sweep import run_sweep
-
-    folder, text = run_sweep(project, overrides, arms, jobs, console.print)
-    console.print(text)
-    console.print(f"written: {folder}")
-
-
-def compare_all(projects: Sequence[str], jobs: int) -> None:
-    """Compare the projects one after the other, at lowest priority.
-
-    Raises:
-        UserError: some of them failed; the others are published.
-    """
-    from common.engine.comparison.compare import compare_all as work
-    from common.engine.online.verdicts import log_comparison
-
-    failed = work(jobs, projects, log_comparison)
-    if failed:
-        raise UserError("\n".join(["these comparisons failed:", *failed]))
 
 
 def evidence() -> None:
@@ -237,18 +212,6 @@ def evidence() -> None:
     wide = Console(highlight=False, markup=False, width=max(console.width, 160))
     wide.print(table, counts(rows))
     console.print(f"written: {', '.join(write_evidence(rows))}")
-
-
-def report(projects: Sequence[str], folder: Path) -> None:
-    """Write the HTML report of some projects, or of all that have runs; print its path.
-
-    Args:
-        projects: slugs.
-        folder: of the runs.
-    """
-    from common.engine.report.pages import write_report
-
-    console.print(f"report: {write_report(projects, runs=folder)}")
 
 
 def runs(project: str | None, where: str, folder: Path) -> None:
@@ -310,8 +273,8 @@ def dashboard(
     """
     import json
 
-    from common.engine.online.dashboard import dashboard as define
-    from common.engine.online.dashboard import save_dashboard
+    from common.engine.dashboard import dashboard as define
+    from common.engine.dashboard import save_dashboard
 
     definition = define(project, config, overrides)
     definition["entity"] = entity or definition["entity"]

@@ -4,7 +4,7 @@ Each run is a process of its own, so that nothing leaks between arms. Finished r
 config and commit are the same and the tree was clean, interrupted ones are resumed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common import __version__
@@ -139,11 +139,7 @@ def is_measured(project: str) -> bool:
     )
 
 
-def compare_all(
-    jobs: int,
-    projects: Sequence[str],
-    after: Callable[[str, list[dict[str, Any]]], object] = lambda project, comparisons: None,
-) -> list[str]:
+def compare_all(jobs: int, projects: Sequence[str]) -> list[str]:
     """Run the comparisons of a release at lowest priority, one project after the other.
 
     Stopped and started again it continues: what was measured at this version and commit is done.
@@ -151,7 +147,6 @@ def compare_all(
     Args:
         jobs: runs at the same time.
         projects: slugs.
-        after: called with each project and its comparisons.
 
     Returns:
         One line for each project that failed; the others are done.
@@ -162,8 +157,7 @@ def compare_all(
     for number, project in enumerate(waiting, 1):
         print(f"[{number}/{len(waiting)}] {project}", flush=True)  # noqa: T201
         try:
-            comparisons, _ = compare(project, jobs=jobs, lowest_priority=True)
-            after(project, comparisons)
+            compare(project, jobs=jobs, lowest_priority=True)
         except UserError as error:
             failed.append(f"{project}: {error}")
             print(f"error: {failed[-1]}", flush=True)  # noqa: T201

@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import psutil
 
 from common.config import UserError
+from common.engine.terminal import warn
 
 NAME = "lock.json"
 PATIENCE = 0.3  # seconds: whoever looks at a lock holds it for a moment
@@ -155,16 +155,11 @@ def _lock(handle: int, kind: int) -> bool:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            _warn(
+            warn(
                 "this file system has no locks (flock): runs are guarded against a second writer "
-                "of this host only\n"
+                "of this host only"
             )
             return True
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stderr
-        sys.stderr.write(text)
 
 
 def _now() -> str:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +24,7 @@ from common.config import UserError, first_line
 from common.distributed.process import gather_objects
 from common.engine.lifecycle.signals import Signals
 from common.engine.lifecycle.stalls import Pulse
+from common.engine.terminal import warn
 
 BEAT = 3.0  # seconds between two signs of life
 PATIENCE = 45.0  # seconds without one before a process counts as gone
@@ -128,9 +128,7 @@ class Peers(Callback):
             return
         with contextlib.suppress(Exception):
             self.failed(lost(reason))
-        with contextlib.suppress(OSError, ValueError):  # a closed stderr
-            sys.stderr.write(f"error: {lost(reason)}\n")
-            sys.stderr.flush()
+        warn(f"error: {lost(reason)}")
         for child in self.signals.children:
             child.kill()
         os._exit(2)  # the main thread may wait in a collective, which nothing interrupts

@@ -16,6 +16,7 @@ from common.config import ExperimentConfig, UserError, first_line, to_yaml
 from common.engine.lifecycle import lock
 from common.engine.lifecycle.settings import own_overrides, resolved
 from common.engine.provenance import code_state
+from common.engine.terminal import warn
 from common.engine.workspace import Workspace, cpu_name, read_json, write_json
 from common.failures import explain
 from common.files import write_text
@@ -239,7 +240,7 @@ class Run:
         try:
             self.record(state="stopped" if stopped else "failed", **values)
         except OSError as full:  # the reason of the end must not be hidden by a second one
-            sys.stderr.write(f"{self.path}: the state could not be written ({full.strerror})\n")
+            warn(f"{self.path}: the state could not be written ({full.strerror})")
 
     def _write_config(self, cfg: ExperimentConfig) -> None:
         write_text(self.path / "config.yaml", to_yaml(cfg))
@@ -282,8 +283,7 @@ def intact(folders: Iterable[Path]) -> list[Path]:
             read_meta(folder)
             readable.append(folder)
         except DamagedRun as error:
-            with contextlib.suppress(OSError, ValueError):  # a closed stderr
-                sys.stderr.write(f"left out: {error}\n")
+            warn(f"left out: {error}")
     return readable
 
 

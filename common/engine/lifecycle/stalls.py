@@ -4,7 +4,6 @@ A disk or a file server that hangs blocks whoever reads from it, without an erro
 does not wait itself says so. Where several processes train together, `peers` ends the run.
 """
 
-import contextlib
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from common.config import ROOT
+from common.engine.terminal import warn
 
 PAUSE = 3.0  # seconds between two looks at the fit
 FACTOR = 10  # a step may take this many times as long as the longest one before
@@ -117,7 +117,7 @@ class Pulse(Callback):
             if idle is not None and idle >= 2 * reported:
                 reported = idle
                 where = place(stack(self.thread))
-                _warn(f"waiting for {self.what} since {idle:.0f} s, in {where}\n")
+                warn(f"waiting for {self.what} since {idle:.0f} s, in {where}")
 
 
 def stack(thread: threading.Thread) -> traceback.StackSummary:
@@ -149,9 +149,3 @@ def _is_ours(name: str) -> bool:
 def _relative(name: str) -> str:
     path = Path(name)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else name
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stderr
-        sys.stderr.write(text)
-        sys.stderr.flush()
