@@ -15,12 +15,11 @@ def contrast(
     *,
     alpha: float,
     beta: float = 1.0,
-    removed: float = -math.inf,
 ) -> Tensor:
     """Weighted difference of log-probabilities among the tokens that the expert finds plausible.
 
         s(v) = log p_exp(v) - beta log p_ama(v)   if p_exp(v) >= alpha max_w p_exp(w)
-        v is removed                              otherwise
+        -inf                                      otherwise
 
     As a choice or under a softmax it equals the difference of logits, from which it differs by a
     constant of the place; sums over places do not.
@@ -32,8 +31,6 @@ def contrast(
         amateur_logits: (..., V), of the same places and vocabulary.
         alpha: in [0, 1]; 0 removes nothing, 1 leaves the expert's likeliest token (and its equals).
         beta: weight of the amateur, >= 0; 0 leaves the expert's log-probabilities.
-        removed: score of an implausible token: -inf where one is chosen, finite where scores of
-            given tokens are summed.
 
     Returns:
         (..., V) in float32, or float64 where the expert has it.
@@ -54,7 +51,7 @@ def contrast(
     score = expert
     if beta:  # 0 times -inf is not a number
         score = expert - beta * log_probabilities(amateur_logits)  # Eq. 2
-    return score.masked_fill(~plausible(expert, alpha), removed)
+    return score.masked_fill(~plausible(expert, alpha), -math.inf)
 
 
 def plausible(log_p: Tensor, alpha: float) -> Tensor:

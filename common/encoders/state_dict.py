@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,6 @@ def load_state_dict_file(
     module: nn.Module,
     *,
     prefix: str = "",
-    rename: Callable[[str], str] | None = None,
 ) -> None:
     """Read a checkpoint file and load it into a module; every tensor must find its place.
 
@@ -81,7 +80,6 @@ def load_state_dict_file(
         path: safetensors or torch file, see `read_state_dict`.
         module: receives the weights (converted to the dtype of its parameters).
         prefix: use only the entries under this prefix, e.g. ``"visual."``, and remove it.
-        rename: maps a stored name to the module's name, after `prefix`.
 
     Raises:
         UserError: unreadable file; missing, unexpected or differently shaped entries (named).
@@ -91,8 +89,6 @@ def load_state_dict_file(
         state = {key[len(prefix) :]: v for key, v in state.items() if key.startswith(prefix)}
         if not state:
             raise UserError(f"{path} has no entry that starts with {prefix!r}")
-    if rename is not None:
-        state = {rename(key): value for key, value in state.items()}
     load_state(module, state, source=str(path))
 
 

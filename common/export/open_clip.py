@@ -51,7 +51,6 @@ def save_open_clip(
     log_scale: float | Tensor,
     mean: Sequence[float],
     std: Sequence[float],
-    logit_bias: float | Tensor | None = None,
     interpolation: str = "bicubic",
     resize_mode: str = "shortest",
     dtype: torch.dtype = torch.float32,
@@ -67,7 +66,6 @@ def save_open_clip(
         log_scale: raw logit scale (the logarithm), as trained.
         mean: 3 channel means of the image normalisation the encoder was trained with.
         std: 3 standard deviations.
-        logit_bias: of a sigmoid loss, as trained.
         interpolation: of the evaluation resize.
         resize_mode: "shortest", "longest" or "squash".
         dtype: of the stored weights; open_clip loads them into float32.
@@ -85,9 +83,6 @@ def save_open_clip(
     else:
         config, state, trunk = _express(encoder, folder)
     state["logit_scale"] = torch.as_tensor(log_scale).detach().reshape(())
-    if logit_bias is not None:
-        state["logit_bias"] = torch.as_tensor(logit_bias).detach().reshape(())
-        config["init_logit_bias"] = float(logit_bias)
     config["text_cfg"] = _with_tokenizer(config["text_cfg"], encoder.tokenizer, final(folder).name)
     preprocess = {
         "mean": [float(m) for m in mean],

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from common.config import UserError
@@ -19,8 +18,6 @@ def save_safetensors(
     module: nn.Module,
     folder: str | Path,
     config: Mapping[str, Any] | None = None,
-    *,
-    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write the state dict and the values that are needed to build the module again.
 
@@ -28,17 +25,12 @@ def save_safetensors(
         module: its whole state dict is written.
         folder: created if needed; other files in it stay.
         config: plain values (JSON), e.g. the keyword arguments of the constructor.
-        dtype: of floating point tensors in the file; None keeps theirs.
 
     Returns:
         The folder.
     """
     folder = Path(folder)
-    tensors = {
-        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        for name, tensor in module.state_dict().items()
-    }
-    write_tensors(folder / "model.safetensors", tensors)
+    write_tensors(folder / "model.safetensors", module.state_dict())
     write_json(folder / "config.json", dict(config or {}))
     return folder
 

@@ -1,69 +1,11 @@
-"""Hard-negative mining by exact search."""
+"""Hard negatives among the candidates of a search."""
 
 import torch
 from torch import Tensor
 
 from common.evaluation.matrices import Indices, Metric, as_pair, index_pairs
 from common.evaluation.retrieval.vector_shards import VectorShards
-from common.evaluation.search import SearchResult, search
-
-
-def mine_hard_negatives(
-    query: Tensor,
-    gallery: Tensor,
-    positives: Indices,
-    num_negatives: int,
-    *,
-    skip: int = 0,
-    candidates: int = 100,
-    max_positive_ratio: float | None = None,
-    metric: Metric = "cosine",
-    chunk_size: int = 4096,
-) -> Tensor:
-    """The most similar gallery items that are not positives, nearest first.
-
-    Source: Moreira et al. 2024, "NV-Retriever", section 3 (``max_positive_ratio`` is its
-    TopK-PercPos filter, there 0.95), arXiv 2407.15831.
-
-    Args:
-        query: (Q, D) embeddings.
-        gallery: (G, D) embeddings.
-        positives: gallery indices per query that are never negatives, one or a list each; every
-            query needs one if ``max_positive_ratio`` is used.
-        num_negatives: negatives per query.
-        skip: nearest non-positives to leave out first (likely false negatives).
-        candidates: nearest non-positives that are looked at in all.
-        max_positive_ratio: drop candidates that score above this share of the query's
-            lowest-scoring positive, if that is greater than 0; otherwise above the positive itself.
-        metric: ``"cosine"`` or ``"dot"``.
-        chunk_size: rows per block of the search.
-
-    Returns:
-        (Q, num_negatives) int64 gallery indices on the CPU, filled up with -1.
-
-    Raises:
-        ValueError: shapes do not fit, or the candidates cannot hold what is asked for.
-
-    Distributed: local.
-
-    >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-    >>> mine_hard_negatives(gallery[:1], gallery, [0], 1).tolist()
-    [[1]]
-    """
-    pairs = index_pairs(positives, len(query), len(gallery), "positives")
-    most = int(torch.bincount(pairs[:, 0]).max()) if len(pairs) else 0
-    depth = min(candidates, len(gallery) - most)
-    if num_negatives < 1 or skip < 0 or skip + num_negatives > depth:
-        raise ValueError(
-            f"{num_negatives} negatives after skipping {skip} do not fit into {depth} candidates"
-        )
-    nearest = search(query, gallery, depth, metric=metric, exclude=positives, chunk_size=chunk_size)
-    limit = None
-    if max_positive_ratio is not None:
-        limit = lowest_positive(query, gallery, positives, metric)
-    return select_negatives(
-        nearest, num_negatives, limit, ratio=max_positive_ratio or 1.0, skip=skip
-    )
+from common.evaluation.search import SearchResult
 
 
 def select_negatives(
@@ -72,7 +14,6 @@ def select_negatives(
     positive_score: Tensor | None = None,
     *,
     ratio: float = 0.95,
-    skip: int = 0,
 ) -> Tensor:
     """The best candidates of a search that may be negatives.
 
@@ -87,13 +28,11 @@ def select_negatives(
         num_negatives: K <= C.
         positive_score: (Q,) score of each query's (worst) positive; None: no filter.
         ratio: in (0, 1].
-        skip: nearest candidates to leave out first.
 
     Returns:
         (Q, K) int64 indices on the CPU, filled up with -1.
     """
     keep = candidates.scores.gt(-torch.inf) & candidates.indices.ge(0)
-    keep[:, :skip] = False
     if positive_score is not None:
         limit = torch.where(positive_score > 0, positive_score * ratio, positive_score)
         keep &= candidates.scores <= limit[:, None]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -59,7 +58,6 @@ def image_experiment(
     num_samples: Callable[[C], int],
     requirements: Callable[[C], tuple[Requirement, ...]],
     tasks: Mapping[str, Callable[[Workspace], None]] | None = None,
-    encoder_of: Callable[[N], nn.Module] = attrgetter("encoder"),
 ) -> Experiment[M]:
     """Experiment of a module around a network.
 
@@ -73,7 +71,6 @@ def image_experiment(
         num_samples: training images per epoch, for `make check`.
         requirements: data and weights, for `make check`.
         tasks: name -> callable for `make run TASK=name`.
-        encoder_of: the part of a network whose features are judged on images of the user.
     """
 
     def export(module: M, folder: Path) -> None:
@@ -113,9 +110,13 @@ def image_experiment(
 
     def judge(module: M, workspace: Workspace, folder: Path) -> dict[str, float]:
         def build() -> nn.Module:
-            return encoder_of(make_module(cfg, network.build(**network.options)).network)
+            return make_module(cfg, network.build(**network.options)).network.get_submodule(
+                "encoder"
+            )
 
-        return judge_class_folders(cfg, encoder_of(module.network), build, workspace, folder)
+        return judge_class_folders(
+            cfg, module.network.get_submodule("encoder"), build, workspace, folder
+        )
 
     judges: Mapping[Layout, Judge] = cfg.eval.judges  # type: ignore[attr-defined]
     return Experiment(

@@ -225,9 +225,7 @@ def on_disk(cfg: RetrievalExperimentConfig, encoder: nn.Module) -> OnDisk:
     )
 
 
-def encode_large_sets(
-    cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E, *, wait: bool = False
-) -> None:
+def encode_large_sets(cfg: RetrievalExperimentConfig, recipe: EncoderRecipe[E], encoder: E) -> None:
     """Encode the sets of the evaluation that are larger than a shard, with other processes.
 
     Each process takes the shards that nobody else has; `evaluate_beir` finds them.
@@ -236,7 +234,6 @@ def encode_large_sets(
         cfg: the project's config.
         recipe: its encoder.
         encoder: the trained one.
-        wait: whether to return only when all shards are there.
     """
     places = [*cfg.eval.beir, *(p for p in cfg.eval.dev if p not in cfg.eval.beir)]
     corpora = {place.partition("@")[0]: load_set(cfg, place).corpus for place in places}
@@ -252,7 +249,7 @@ def encode_large_sets(
                 on_disk(cfg, some).vectors(
                     lambda texts, some=some: recipe.documents(some, texts),  # type: ignore[misc]
                     texts_of(corpus),
-                    wait=wait,
+                    wait=False,
                 )
 
 

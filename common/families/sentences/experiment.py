@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -125,8 +125,7 @@ def train_stage(
     module: SentenceModule,
     train: TextViews,
     name: str = "train",
-    trainer: Mapping[str, Any] | None = None,
 ) -> Stage:
     """Stage whose best checkpoint on the STS development set is kept, if the config validates."""
     monitor = None if cfg.trainer.val_every_n_steps is None else "val/sts_spearman"
-    return Stage(name, module, sentence_data(cfg, train), trainer or {}, monitor)
+    return Stage(name, module, sentence_data(cfg, train), monitor=monitor)

@@ -122,12 +122,6 @@ def test_preprocessing_is_stored(tmp_path):
     assert float(model.logit_scale.detach()) == 3.25
 
 
-def test_sigmoid_bias_is_stored(tmp_path):
-    save_open_clip(from_config("vit"), tmp_path, **SCALE, logit_bias=torch.tensor(-9.5))
-    model = open_clip.create_model(f"local-dir:{tmp_path}")
-    assert float(model.logit_bias.detach()) == -9.5
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_files_are_small_and_close(tmp_path, dtype):
     encoder = from_towers("gelu", "gelu")

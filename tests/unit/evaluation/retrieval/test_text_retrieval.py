@@ -13,7 +13,6 @@ from common.config import UserError
 from common.evaluation.encoding import encode, encode_texts, evaluation_mode
 from common.evaluation.retrieval.beir import load_beir
 from common.evaluation.retrieval.bm25 import BM25
-from common.evaluation.retrieval.mining import mine_hard_negatives
 from common.evaluation.retrieval.ranking import per_query_metrics
 from common.evaluation.retrieval.runs import read_run
 from common.evaluation.retrieval.subsets import reduced
@@ -260,29 +259,3 @@ def test_evaluation_mode_restores_mixed_modes_and_gradients():
     with pytest.raises(RuntimeError, match="inside"), evaluation_mode(model):
         raise RuntimeError("inside")
     assert model.training
-
-
-GALLERY = torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])
-
-
-def test_mining_returns_the_nearest_non_positives():
-    query = GALLERY[:1]
-    assert mine_hard_negatives(query, GALLERY, [0], 2).tolist() == [[1, 2]]
-    assert mine_hard_negatives(query, GALLERY, [[0, 1]], 2).tolist() == [[2, 3]]
-    assert mine_hard_negatives(query, GALLERY, [0], 2, skip=1).tolist() == [[2, 3]]
-
-
-def test_mining_drops_candidates_that_are_too_close_to_the_positive():
-    query = torch.tensor([[1.0, 0.0]])
-    actual = mine_hard_negatives(query, GALLERY, [0], 4, max_positive_ratio=0.95)
-    assert actual.tolist() == [[2, 3, 4, -1]]  # item 1 scores 0.99 > 0.95
-    strict = mine_hard_negatives(query, GALLERY, [2], 2, max_positive_ratio=0.95)
-    assert strict.tolist() == [[3, 4]]  # items 0 and 1 score above the positive
-    assert mine_hard_negatives(query, GALLERY, [2], 2).tolist() == [[0, 1]]  # twin: no filter
-
-
-def test_mining_refusals():
-    with pytest.raises(ValueError, match="do not fit into 4 candidates"):
-        mine_hard_negatives(GALLERY[:1], GALLERY, [0], 4, skip=1)
-    with pytest.raises(ValueError, match="a positive for every query"):
-        mine_hard_negatives(GALLERY[:2], GALLERY, [[0], []], 1, max_positive_ratio=0.9)
