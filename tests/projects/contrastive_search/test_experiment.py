@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import UserError
 from common.decoding.language_model import Continuation, LanguageModel
-from common.engine.check import inspect
 from common.engine.run import prepare, train
 from common.engine.trained import load_module, module_of_run
 from common.engine.workspace import Workspace
@@ -338,13 +337,6 @@ def test_the_paper_s_isotropy_is_measured_on_2000_texts_of_256_tokens():
     assert len(own.models["en"]) == 14  # GPT-2 in four sizes, GPT-Neo in three, OPT in seven
     names = [name for models in own.models.values() for name in models]
     assert (len(own.models), len(names), len(set(names))) == (16, 38, 38)
-
-
-def test_a_paper_config_can_be_checked_without_its_weights():
-    """Training from GPT-2: 124 million parameters, what is missing is named."""
-    actual = inspect("contrastive_search", "paper", [])
-    assert "124" in actual["parameters"]
-    assert "wiki.train.raw" in str(actual)
 
 
 def test_the_tasks_of_the_contract_are_there():

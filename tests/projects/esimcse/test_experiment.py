@@ -204,25 +204,6 @@ def test_export_keeps_the_embeddings_and_drops_momentum_and_queue(tmp_path):
     assert "queue" not in names
 
 
-PAPER = {
-    "paper": (3e-5, 160, 0.1, 0.32, "223"),
-    "paper_bert_large": (1e-5, 160, 0.1, 0.32, "223"),
-    "paper_roberta_base": (1e-5, 160, 0.1, 0.30, "223"),
-    "paper_roberta_large": (1e-5, 128, 0.15, 0.28, "191"),
-}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_paper_configs_hold_the_published_recipe(name):
-    cfg = config(name=name)
-    lr, queue, dropout, rate, _ = PAPER[name]
-    assert (cfg.optim.lr, cfg.queue.size, cfg.model.dropout) == (lr, queue, dropout)
-    assert (cfg.repetition.rate, cfg.momentum.decay, cfg.method.temperature) == (rate, 0.995, 0.05)
-    assert (cfg.data.batch_size, cfg.data.max_length, cfg.seed) == (64, 32, 42)
-    assert cfg.model.mlp_only_train
-    assert len(cfg.eval.sets) == 7
-
-
 def test_the_card_s_command_for_own_text_reads_it(tmp_path):
     """The mini's equal_parts, which draws from the bundled sentences, is off in it."""
     card = (ROOT / "projects/esimcse/README.md").read_text(encoding="utf-8")

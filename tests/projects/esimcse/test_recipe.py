@@ -31,6 +31,10 @@ SHARED = {
     "trainer.gradient_clip_val": 1.0,
     "trainer.val_every_n_steps": 125,
     "seed": 42,
+    "eval.sets": [
+        f"senteval:{name}"
+        for name in ("STSBenchmark", *(f"STS{year}" for year in range(12, 17)), "SICKRelatedness")
+    ],
 }
 RECIPES = {
     "paper": SHARED | {},

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.config import UserError
 from common.decoding.language_model import LanguageModel
 from common.engine import checkpoint as ckpt
-from common.engine.check import inspect
 from common.engine.run import prepare, train
 from common.engine.trained import load_module, module_of_run
 from common.engine.workspace import NOTES, Workspace
@@ -511,13 +510,6 @@ def test_baselines_save_items_as_the_arms_do(tmp_path):
         False,
         False,
     ]
-
-
-@pytest.mark.slow
-def test_a_paper_config_can_be_checked_without_its_weights():
-    """LLaMA2-7B with adapters; what is missing is named."""
-    actual = inspect("lol", "paper", [])
-    assert "halueval" in str(actual)
 
 
 def test_the_tasks_and_the_example_of_the_card(full_run):

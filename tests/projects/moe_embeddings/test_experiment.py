@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from common.config import UserError, config_names
+from common.config import UserError
 from common.data.tables import read_jsonl, write_jsonl
 from common.encoders.state_dict import read_state_dict
 from common.engine import checkpoint as ckpt
@@ -422,40 +422,6 @@ def test_baselines_have_the_names_of_the_method(tmp_path):
         actual = getattr(baselines, name)(config(), Workspace(tmp_path / name))
         assert {"all_auc", "all_f1", "macro_auc"} <= actual.keys()
         assert (tmp_path / name / "items/all_auc.json").is_file()
-
-
-def test_paper_configs_hold_both_generations():
-    b, a = config(name="paper"), config(name="paper_2024")
-    assert (b.optim.lr, b.data.batch_size, b.optim.schedule, b.method.loss) == (
-        1e-4,
-        16,
-        "linear",
-        "mnr_plus",
-    )
-    assert (b.method.normalize, b.method.temperature, b.method.patience) == (False, None, 5)
-    assert (b.trainer.gradient_clip_val, b.optim.weight_decay, b.eval.gradients) == (
-        1.0,
-        0.0,
-        False,
-    )
-    assert (b.model.routing, b.model.block, b.model.layers, len(b.data.domains)) == (
-        "enforced",
-        "copy",
-        "all",
-        5,
-    )
-    assert (a.model.num_experts, a.model.top_k, a.model.block, a.model.pooler) == (
-        8,
-        2,
-        "gated",
-        "cls",
-    )
-    assert (a.optim.lr, a.optim.weight_decay, a.optim.schedule) == (1e-5, 0.01, "cosine")
-    assert (a.method.loss, a.method.temperature, a.method.balance_weight) == ("clip", 0.7, 0.05)
-    assert config(name="paper_2024_single_moe").model.layers == "middle"
-    single = config(name="paper_single")
-    assert (single.model.routing, single.trainer.val_every_n_steps) == ("dense", 1000)
-    assert len([n for n in config_names("moe_embeddings") if n.startswith("paper")]) == 9
 
 
 def test_the_comparison_has_the_paper_s_arms():

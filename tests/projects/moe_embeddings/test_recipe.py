@@ -78,7 +78,7 @@ ENFORCED_2024 = ROUTED_2024 | {
     "method.router_loss": "none",
 }
 RECIPES = {
-    "paper": SHARED,
+    "paper": SHARED | {"eval.gradients": False},
     "paper_2024": ROUTED_2024,
     "paper_2024_enforced": ENFORCED_2024,
     "paper_2024_single_moe": ENFORCED_2024 | {"model.layers": "middle"},

@@ -347,23 +347,3 @@ def test_check_shows_the_memory_of_two_million_classes(tmp_path):
         "mofi", "paper_supervised", [f"data.root={tmp_path}", "method.class_moments=row"]
     )
     assert shared["2,000,000 class vectors of 512"] == "0.01 GiB a device"
-
-
-def test_paper_configs_have_the_recipes_and_sizes():
-    """Checklist 11, 14: recipes, the CLIP arm, and the three sizes."""
-    recipes = {
-        "paper": "multitask",
-        "paper_supervised": "supervised",
-        "paper_contrastive": "contrastive",
-        "paper_clip": "contrastive",
-        "paper_l14": "multitask",
-        "paper_h14": "multitask",
-    }
-    for name, recipe in recipes.items():
-        assert config(name=name).method.recipe == recipe
-    clip = config(name="paper_clip")
-    assert (clip.data.text, clip.method.same_entity) == ("alt_text", "negative")
-    dims = [
-        config(name=n).model.open_clip["embed_dim"] for n in ("paper", "paper_l14", "paper_h14")
-    ]
-    assert dims == [512, 768, 1024]
