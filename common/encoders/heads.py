@@ -73,19 +73,6 @@ class MLPHead(nn.Module):
         return output
 
 
-def matching_head(width: int) -> nn.Sequential:
-    """Logits (N, 2) of "does not match" and "matches" from the first state of a fused pair.
-
-    Source: Zeng et al. 2022, "X-VLM", released head, arXiv 2111.08276.
-
-    Args:
-        width: of the states.
-    """
-    return nn.Sequential(
-        nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, 2)
-    )
-
-
 class ProjectedEncoder(nn.Module):
     """An encoder and the projector that is contrasted in its place (Chen et al. 2020).
 

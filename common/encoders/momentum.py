@@ -1,7 +1,6 @@
 """Momentum (key, target) encoder: a slowly following copy of the trained encoder."""
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -72,21 +71,3 @@ class MomentumEncoder(nn.Module):
                     "trainer.precision=bf16-mixed"
                 )
             parameter.lerp_(source[name].detach().to(parameter.dtype), 1 - self.momentum)
-
-
-def cosine_momentum(progress: float, start: float) -> float:
-    """Momentum of a key encoder that rises to 1 with half a cosine.
-
-        m = 1 - (1 - start) (1 + cos(pi * progress)) / 2
-
-    Source: Grill et al. 2020 (BYOL), arXiv 2006.07733; Chen et al. 2021 (MoCo v3), released code,
-    arXiv 2104.02057.
-
-    Args:
-        progress: share of training that is done, in [0, 1].
-        start: momentum of the first step.
-
-    >>> cosine_momentum(0.0, 0.99), cosine_momentum(1.0, 0.99)
-    (0.99, 1.0)
-    """
-    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

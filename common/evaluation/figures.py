@@ -1,6 +1,6 @@
 """Pictures of a report: maps of embeddings and galleries of nearest neighbours."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,38 +65,6 @@ def embedding_map(
     axes.set_ylabel("second")
     if len(class_names) <= 20:
         axes.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def tsne_maps(sets: Mapping[str, Tensor], labels: Tensor, seed: int = 0) -> Any:
-    """Figure of t-SNE maps side by side, one for each set of vectors of the same samples.
-
-    Source: van der Maaten and Hinton 2008, "Visualizing data using t-SNE" (by scikit-learn,
-    cosine).
-
-    Args:
-        sets: title -> (N, D), N >= 4.
-        labels: (N,) int classes, which colour the points.
-        seed: of the start.
-
-    Returns:
-        A matplotlib figure for ``Workspace.figure``.
-    """
-    from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
-
-    figure = Figure(figsize=(4 * len(sets), 4))
-    all_axes = figure.subplots(1, len(sets), squeeze=False)[0]
-    for axes, (title, x) in zip(all_axes, sets.items(), strict=True):
-        perplexity = min(30.0, (len(x) - 1) / 3)
-        mapping = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
-        points = mapping.fit_transform(x.float().cpu().numpy())
-        axes.scatter(
-            points[:, 0], points[:, 1], s=6, c=labels.cpu().numpy(), cmap="tab20", linewidths=0
-        )
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
     return figure
 
 

@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.row_map.options import RowMapConfig
-from common.families.retrieval.config import RankerTuning
 from common.ranges import Count, NonNegative, Positive, Probability, Whole, at_least, between
-from projects.b_prop.task_options import PrepareConfig, RankConfig, RerankEval
+from projects.b_prop.task_options import PrepareConfig, RankConfig, RankerTuning, RerankEval
 
 Distribution = Literal["unigram", "attention", "entropy", "subtract"]
 

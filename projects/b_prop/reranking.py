@@ -1,11 +1,11 @@
 """Re-ranking with a cross-encoder: first stage, fine-tuning on judged queries, cross-validation."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import OptimConfig, UserError
 from common.data.retrieval.passages import PassageRecord
@@ -15,11 +15,11 @@ from common.encoders.text.cross_encoder import CrossEncoder
 from common.engine.optim import build_optimizer, build_schedule, decay_groups
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import Run
-from common.evaluation.retrieval.runs import OnDisk, lexical_run, read_run, reranked
+from common.evaluation.retrieval.runs import OnDisk, lexical_run, read_run
 from common.evaluation.retrieval.subsets import query_folds
-from common.families.retrieval.config import RankerTuning
 from common.losses.functional.ranking import ranking_loss
 from projects.b_prop.groups import RankingGroups
+from projects.b_prop.task_options import RankerTuning
 
 
 def first_stage(
@@ -70,6 +70,38 @@ def ranking_records(data: RetrievalSet, candidates: Run) -> list[PassageRecord]:
         if right:
             records.append(PassageRecord(text, right, wrong))
     return records
+
+
+def reranked(
+    data: RetrievalSet, candidates: Run, score: Callable[[list[tuple[str, str]]], Tensor]
+) -> Run:
+    """The candidates of every query in the order of a ranker; nothing else is in the ranking.
+
+    A query without candidates keeps its (empty) place, so that it counts in every mean.
+
+    Args:
+        data: collection, queries, judgements.
+        candidates: of a first stage.
+        score: N pairs (query, document) -> (N,) scores.
+
+    Raises:
+        UserError: the candidates name a query or document that the set has not.
+    """
+    places = [
+        (query, document) for query, documents in candidates.items() for document in documents
+    ]
+    for query, document in places:
+        if query not in data.queries or document not in data.corpus:
+            raise UserError(
+                f"the candidates name document {document!r} for query {query!r}: one of them is "
+                "not in the set"
+            )
+    texts = [(data.queries[query], data.corpus[document]) for query, document in places]
+    scores = score(texts).tolist() if texts else []
+    run: dict[str, dict[str, float]] = {query: {} for query in data.queries}
+    for (query, document), value in zip(places, scores, strict=True):
+        run[query][document] = value
+    return run
 
 
 def fine_tune(

@@ -2,12 +2,31 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from common.data.layouts import Layout
 from common.evaluation.own_data import OWN, Judge, OwnData
-from common.families.retrieval.config import RankerTuning, typed_limits
-from common.ranges import Count, Whole
+from common.families.retrieval.config import typed_limits
+from common.ranges import Count, NonNegative, Positive, Probability, Whole, at_least
+
+
+@dataclass
+class RankerTuning:
+    """Fine-tuning of a cross-encoder on judged queries, and its cross-validation over queries."""
+
+    loss: Literal["groupwise", "hinge", "softmax_hinge"] = "groupwise"  # the hinges: group_size=2
+    group_size: Annotated[int, at_least(2)] = 2  # documents of a group, the relevant one first
+    batch_size: Count = 16  # groups of a step
+    steps: Whole = 0  # of each fine-tuning; 0: none
+    lr: Positive = 2.0e-5  # peak, after the warm-up; then linear to 0
+    warmup_share: Probability = 0.1  # of the steps
+    weight_decay: NonNegative = 0.01
+    head: Literal["keep", "new"] = "keep"  # the ranking head that training left, or a fresh one
+    folds: Annotated[int, at_least(2)] = 5
+
+    def __post_init__(self) -> None:
+        if self.loss != "groupwise" and self.group_size != 2:
+            raise ValueError(f"the loss '{self.loss}' compares two documents: group_size=2")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Contrastive attraction and contrastive repulsion as a training module."""
 
+import math
 from typing import Any, cast
 
 import torch
@@ -8,7 +9,7 @@ from torchvision.models.resnet import Bottleneck
 
 from common.data.image.multi_view import MultiViewBatch
 from common.encoders.heads import MLPHead, ProjectedEncoder
-from common.encoders.momentum import MomentumEncoder, cosine_momentum
+from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue
 from common.encoders.sync_norm import synchronise_batch_norm
 from common.engine.optim import milestone_schedule
@@ -143,3 +144,21 @@ class CACR(KnnValidatedModule):
                 optimizers["optimizer"], self.milestones, self.trainer.max_steps
             )
         return optimizers
+
+
+def cosine_momentum(progress: float, start: float) -> float:
+    """Momentum of a key encoder that rises to 1 with half a cosine.
+
+        m = 1 - (1 - start) (1 + cos(pi * progress)) / 2
+
+    Source: Grill et al. 2020 (BYOL), arXiv 2006.07733; Chen et al. 2021 (MoCo v3), released code,
+    arXiv 2104.02057.
+
+    Args:
+        progress: share of training that is done, in [0, 1].
+        start: momentum of the first step.
+
+    >>> cosine_momentum(0.0, 0.99), cosine_momentum(1.0, 0.99)
+    (0.99, 1.0)
+    """
+    return 1 - (1 - start) * (1 + math.cos(math.pi * progress)) / 2

@@ -16,7 +16,6 @@ from common.data.lookup import data_root
 from common.data.samplers import sample_rng
 from common.data.tables import read_jsonl
 from common.engine.workspace import Workspace, write_json
-from common.evaluation.image_text.zeroshot import zeroshot_roc_auc
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from common.files import write_text
 from projects.cosmo.config import Config, EvalConfig, ShotSet
@@ -190,7 +189,11 @@ def one_set(cfg: Config, model: PictureModel, chosen: ShotSet, rows: SetRows) ->
         "accuracy_chance": 1 / len(names),
     }
     if len(names) == 2:  # Hateful Memes
-        metrics |= zeroshot_roc_auc(vectors.visual, labels, vectors.text)
+        from sklearn.metrics import roc_auc_score
+
+        ahead = cosines[:, 1] - cosines[:, 0]
+        auc = roc_auc_score(labels.numpy(), ahead.cpu().numpy())
+        metrics |= {"roc_auc": float(auc), "roc_auc_chance": 0.5}
     return metrics
 
 

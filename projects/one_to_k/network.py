@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from common.encoders.heads import linear_projection, matching_head
+from common.encoders.heads import linear_projection
 from common.encoders.image.grid import grid_tower
 from common.losses.output import unit
 from projects.one_to_k.config import Config
@@ -158,3 +158,16 @@ def resize_images(network: CrossLingualNetwork, image_size: int, window: int) ->
 
 def _ngrams(options: Mapping[str, Any]) -> NgramBag:
     return NgramBag(options["num_buckets"], options["embedding_dim"], options["width"])
+
+
+def matching_head(width: int) -> nn.Sequential:
+    """Logits (N, 2) of "does not match" and "matches" from the first state of a fused pair.
+
+    Source: Zeng et al. 2022, "X-VLM", released head, arXiv 2111.08276.
+
+    Args:
+        width: of the states.
+    """
+    return nn.Sequential(
+        nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, 2)
+    )

@@ -1,7 +1,8 @@
 """`make run`: tunings side by side on altered data, and classes of the user's own texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from common.encoders.text.tuned.classifier import TextClassifier, Texts
 from common.engine.experiment import Experiment
 from common.engine.lifecycle.find import finished_runs, run_settings
 from common.engine.workspace import Workspace
-from common.evaluation.figures import tsne_maps
 from common.files import write_text
 from projects.peft_augmentation.classification.evaluation import (
     copies_of,
@@ -149,3 +149,35 @@ def num_cut(classifier: TextClassifier, texts: Sequence[Texts]) -> int:
     """Rows of which `TextClassifier.rows` leaves something out."""
     whole = classifier.tokenizer(*(list(side) for side in zip(*texts, strict=True)), verbose=False)
     return sum(len(ids) > classifier.max_length for ids in whole["input_ids"])
+
+
+def tsne_maps(sets: Mapping[str, Tensor], labels: Tensor, seed: int = 0) -> Any:
+    """Figure of t-SNE maps side by side, one for each set of vectors of the same samples.
+
+    Source: van der Maaten and Hinton 2008, "Visualizing data using t-SNE" (by scikit-learn,
+    cosine).
+
+    Args:
+        sets: title -> (N, D), N >= 4.
+        labels: (N,) int classes, which colour the points.
+        seed: of the start.
+
+    Returns:
+        A matplotlib figure for ``Workspace.figure``.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
+
+    figure = Figure(figsize=(4 * len(sets), 4))
+    all_axes = figure.subplots(1, len(sets), squeeze=False)[0]
+    for axes, (title, x) in zip(all_axes, sets.items(), strict=True):
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        mapping = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed)
+        points = mapping.fit_transform(x.float().cpu().numpy())
+        axes.scatter(
+            points[:, 0], points[:, 1], s=6, c=labels.cpu().numpy(), cmap="tab20", linewidths=0
+        )
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.sinusoidal import sinusoidal
 from projects.trend.encoders.trilinear import trilinear
 from projects.trend.encoders.voxels import VoxelGrid
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from common.encoders.sinusoidal import sinusoidal
 from projects.trend.encoders.flat_conv import constant_conv3d, flat_conv3d
+from projects.trend.encoders.sinusoidal import sinusoidal
 from projects.trend.encoders.voxel_backbone import Norm, norm_3d
 
 

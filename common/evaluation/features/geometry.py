@@ -163,24 +163,22 @@ def participation_ratio(x: Tensor, *, center: bool = True) -> float:
     return float(eigenvalues.sum().square() / eigenvalues.square().sum())
 
 
-def geometry_metrics(x: Tensor, positives: Tensor | None = None) -> dict[str, float]:
-    """All measures of this file for one set of embeddings.
+def geometry_metrics(x: Tensor) -> dict[str, float]:
+    """All measures of this file that one set of embeddings has.
 
     Args:
         x: (N, D), N >= 2.
-        positives: (N, D) partners for `alignment`, which is left out without them.
 
     Raises:
         ValueError: as the single measures.
     """
-    metrics = {
+    return {
         "uniformity": uniformity(x),
         "mean_cosine": mean_cosine(x),
         "effective_rank": effective_rank(x),
         "rankme": rankme(x),
         "participation_ratio": participation_ratio(x),
     }
-    return metrics if positives is None else {"alignment": alignment(x, positives)} | metrics
 
 
 def _squared_singular_values(x: Tensor, center: bool) -> Tensor:

@@ -171,33 +171,3 @@ def zeroshot_accuracy(
         "mean_per_class": mean_per_class_accuracy(before == 0, labels),
         "mean_per_class_chance": 1 / len(classes),
     }
-
-
-def zeroshot_roc_auc(
-    image_embeddings: Tensor, labels: Tensor, class_embeddings: Tensor
-) -> dict[str, float]:
-    """Area under the ROC curve of ``cos(x, class 1) - cos(x, class 0)`` for two classes.
-
-    Args:
-        image_embeddings: (N, D).
-        labels: (N,) int, 0 or 1, both present.
-        class_embeddings: (2, D).
-
-    Returns:
-        ``roc_auc`` and ``roc_auc_chance`` (0.5); ties count one half.
-
-    Raises:
-        ValueError: not two classes, or only one of them occurs.
-
-    Distributed: local.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    images, classes = as_pair(image_embeddings, class_embeddings, "cosine")
-    labels = as_labels(labels, len(images), "labels", 2)
-    if len(classes) != 2 or int(labels.min()) == int(labels.max()):
-        raise ValueError(f"ROC-AUC needs two classes, both present; got {len(classes)} classes")
-    with exact_math(images.device):
-        score = images @ (classes[1] - classes[0])
-    auc = roc_auc_score(labels.cpu().numpy(), score.cpu().numpy())
-    return {"roc_auc": float(auc), "roc_auc_chance": 0.5}

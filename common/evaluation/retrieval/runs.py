@@ -199,38 +199,6 @@ def lexical_run(
     return _named(data, SearchResult(result.scores, shared), depth, drop_identical)
 
 
-def reranked(
-    data: RetrievalSet, candidates: Run, score: Callable[[list[tuple[str, str]]], Tensor]
-) -> Run:
-    """The candidates of every query in the order of a ranker; nothing else is in the ranking.
-
-    A query without candidates keeps its (empty) place, so that it counts in every mean.
-
-    Args:
-        data: collection, queries, judgements.
-        candidates: of a first stage.
-        score: N pairs (query, document) -> (N,) scores.
-
-    Raises:
-        UserError: the candidates name a query or document that the set has not.
-    """
-    places = [
-        (query, document) for query, documents in candidates.items() for document in documents
-    ]
-    for query, document in places:
-        if query not in data.queries or document not in data.corpus:
-            raise UserError(
-                f"the candidates name document {document!r} for query {query!r}: one of them is "
-                "not in the set"
-            )
-    texts = [(data.queries[query], data.corpus[document]) for query, document in places]
-    scores = score(texts).tolist() if texts else []
-    run: dict[str, dict[str, float]] = {query: {} for query in data.queries}
-    for (query, document), value in zip(places, scores, strict=True):
-        run[query][document] = value
-    return run
-
-
 def read_run(path: Path, depth: int | None = None) -> Run:
     """A ranking in TREC's layout: ``query Q0 document rank score tag``, white space between.
 

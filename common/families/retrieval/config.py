@@ -8,7 +8,7 @@ from common.config import DataConfig
 from common.data.layouts import Layout
 from common.evaluation.own_data import OWN, Judge, OwnData
 from common.evaluation.retrieval.options import SearchConfig
-from common.ranges import Count, NonNegative, Positive, Probability, Rate, Share, Whole, at_least
+from common.ranges import Count, Probability, Rate, Share, Whole, at_least
 
 
 @dataclass
@@ -191,22 +191,3 @@ class RetrievalSearch(SearchConfig):
     # of the encoder's ranks in a merge with those of BM25: 1 is the encoder alone, 0 BM25 alone;
     # `make eval` with eval.hybrid=true chooses one on judged queries (chosen_*_dense_weight)
     dense_weight: Probability = 1.0
-
-
-@dataclass
-class RankerTuning:
-    """Fine-tuning of a cross-encoder on judged queries, and its cross-validation over queries."""
-
-    loss: Literal["groupwise", "hinge", "softmax_hinge"] = "groupwise"  # the hinges: group_size=2
-    group_size: Annotated[int, at_least(2)] = 2  # documents of a group, the relevant one first
-    batch_size: Count = 16  # groups of a step
-    steps: Whole = 0  # of each fine-tuning; 0: none
-    lr: Positive = 2.0e-5  # peak, after the warm-up; then linear to 0
-    warmup_share: Probability = 0.1  # of the steps
-    weight_decay: NonNegative = 0.01
-    head: Literal["keep", "new"] = "keep"  # the ranking head that training left, or a fresh one
-    folds: Annotated[int, at_least(2)] = 5
-
-    def __post_init__(self) -> None:
-        if self.loss != "groupwise" and self.group_size != 2:
-            raise ValueError(f"the loss '{self.loss}' compares two documents: group_size=2")

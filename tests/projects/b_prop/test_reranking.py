@@ -10,9 +10,8 @@ from common.data.retrieval.passages import PassageRecord
 from common.encoders.text.cross_encoder import cross_encoder
 from common.evaluation.retrieval.beir import RetrievalSet
 from common.evaluation.retrieval.ranking import per_query_metrics
-from common.evaluation.retrieval.runs import read_run, reranked
+from common.evaluation.retrieval.runs import read_run
 from common.evaluation.retrieval.subsets import query_folds
-from common.families.retrieval.config import RankerTuning
 from projects.b_prop.groups import RankingGroups
 from projects.b_prop.reranking import (
     cross_validated,
@@ -20,7 +19,9 @@ from projects.b_prop.reranking import (
     first_stage,
     rank,
     ranking_records,
+    reranked,
 )
+from projects.b_prop.task_options import RankerTuning
 
 SMALL = {
     "model_type": "bert",

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.encoders.momentum import cosine_momentum
 from common.losses.functional.cacr import attraction, repulsion
 from common.losses.functional.info_nce import info_nce
 from projects.cacr import diagnostics
@@ -16,6 +15,7 @@ from projects.cacr.diagnostics import (
     repulsion_weights,
     weight_diagnostics,
 )
+from projects.cacr.module import cosine_momentum
 from projects.cacr.objective import build_objective
 from projects.cacr.terms import multi_view_terms
 from tests.projects.cacr.conftest import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import UserError
-from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.sinusoidal import sinusoidal
 from projects.trend.encoders.trilinear import trilinear
 from projects.trend.module import conditioned
 from projects.trend.networks import Rays

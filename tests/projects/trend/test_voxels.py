@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import conv3d, grid_sample
 
 from common.config import UserError
-from common.encoders.sinusoidal import sinusoidal
+from projects.trend.encoders.sinusoidal import sinusoidal
 from projects.trend.encoders.sparse_conv import SparseConv3d, has_spconv, resolve_backend
 from projects.trend.encoders.trilinear import trilinear
 from projects.trend.encoders.voxel_backbone import VoxelResBackBone8x, build_voxel_encoder
