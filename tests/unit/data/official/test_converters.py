@@ -130,7 +130,9 @@ def test_functions_of_code_search_net_are_next_to_their_lists(convert):
 
 def test_functions_elsewhere_in_the_archive_are_refused(convert):
     files = {"../final/jsonl/train/a.jsonl.gz": b"x"}
-    with pytest.raises(UserError, match=r"ruby\.zip holds \.\./final/jsonl/train/a\.jsonl\.gz, not"):
+    with pytest.raises(
+        UserError, match=r"ruby\.zip holds \.\./final/jsonl/train/a\.jsonl\.gz, not"
+    ):
         convert("code_search_net", **{"ruby.zip": archive("zip", files), "train.txt": b""})
 
 
