@@ -1,13 +1,14 @@
 """Who is better than whom: paired bootstrap over seeds and items, corrected for many pairs."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.evaluation.resampling import Scores, resample
+from common.evaluation.resampling import MEAN_SAMPLES, Scores, resample
 
 LEVEL = 0.05
 
@@ -49,7 +50,8 @@ def standings(items: Mapping[str, Sequence[Scores]]) -> list[Standing]:
     >>> [one.worse_than for one in standings({"a": a, "b": b})]
     [[], ['b']]
     """
-    means, samples = resample(items)
+    count = math.comb(len(items), 2)
+    means, samples = resample(items, num_samples=_num_samples(count))
     order = sorted(means, key=lambda name: -means[name])
     pairs = list(itertools.combinations(order, 2))
     values = [_p_value(samples[a] - samples[b]) for a, b in pairs]
@@ -97,7 +99,7 @@ def differences(
     >>> [one.verdict for one in differences({"a": a, "b": b}, [("a", "b"), ("b", "a")])]
     ['reversed', 'holds']
     """
-    means, samples = resample(items)
+    means, samples = resample(items, num_samples=_num_samples(len(pairs)))
     tail = LEVEL / 2 / max(1, len(pairs))
     rows = []
     for name, other in pairs:
@@ -105,6 +107,11 @@ def differences(
         value = means[name] - means[other]
         rows.append(Difference(name, other, value, float(low), float(high)))
     return rows
+
+
+def _num_samples(comparisons: int) -> int:
+    """Bootstrap samples that resolve half of the level of one of several comparisons."""
+    return max(MEAN_SAMPLES, math.ceil(4 * comparisons / LEVEL))
 
 
 def _p_value(differences: NDArray[np.float64]) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from arena import statistics
 from arena.__main__ import main, unpublished
 from arena.contestant import FAMILIES, SEARCH_RUNS, read_contestants
 from arena.cost import cost
@@ -167,6 +168,14 @@ def test_two_copies_are_inconclusive_and_a_broken_loss_is_last():
     assert not by_name["copy"].worse_than
     assert not by_name["first"].worse_than
     assert by_name["broken"].high < 0 < rows[1].high
+
+
+@pytest.mark.parametrize("contestants", [2, 17, 40])
+def test_samples_can_reject_one_of_all_pairs(contestants):
+    """With 2,000 samples nothing was worse than anything else among 17."""
+    pairs = math.comb(contestants, 2)
+    least = statistics._p_value(np.ones(statistics._num_samples(pairs)))
+    assert statistics.holm([least, *[1.0] * (pairs - 1)])[0]
 
 
 def test_odd_contestants_are_refused(tmp_path):
