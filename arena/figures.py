@@ -1,5 +1,6 @@
 """Figures of a study: scores with what is not separated, sensitivity, mechanisms."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,12 @@ def draw_scores(result: Mapping[str, Any], path: Path) -> None:
         shown += [*seeds, *tried]
         axes.plot(tried, [rank] * len(tried), "|", color=GREY, ms=11)
         axes.plot(seeds, [rank] * len(seeds), "o", color=BLUE, ms=4, alpha=0.8)
-    for name, value in result["baselines"].items():
-        if value < 2 * min(shown) - max(shown):  # too far off, the table has it
-            continue
+    least = 2 * min(shown) - max(shown)  # lower ones are too far off, the table has them
+    drawn = {name: value for name, value in result["baselines"].items() if value >= least}
+    for value in drawn.values():
         axes.axvline(value, color=RED, lw=0.8, ls=":")
-        axes.text(value, -0.8, name, fontsize=7, color=RED, ha="right", rotation=90, va="top")
+    for value, names in _labels(drawn, 0.02 * (max(*shown, *drawn.values()) - min(shown))):
+        axes.text(value, -0.8, names, fontsize=7, color=RED, ha="right", rotation=90, va="top")
     axes.set_yticks(range(len(places)), [place["name"] for place in places])
     axes.invert_yaxis()
     axes.set_xlabel(f"{metric}: dots fresh seeds, bars the search on other data")
@@ -68,6 +70,24 @@ def draw_scores(result: Mapping[str, Any], path: Path) -> None:
     bars.spines["left"].set_visible(False)
     bars.spines["bottom"].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _labels(values: Mapping[str, float], gap: float) -> list[tuple[float, str]]:
+    """Values with their names, those that are nearer to each other than a gap under one label.
+
+    >>> _labels({"b": 0.5, "a": 0.49, "c": 0.6}, 0.05)
+    [(0.49, 'a, b'), (0.6, 'c')]
+    """
+    labels: list[tuple[float, str]] = []
+    last = -math.inf
+    for name, value in sorted(values.items(), key=lambda pair: pair[1]):
+        if value - last < gap:
+            at, names = labels.pop()
+            labels.append((at, f"{names}, {name}"))
+        else:
+            labels.append((value, name))
+        last = value
+    return labels
 
 
 def draw_sensitivity(result: Mapping[str, Any], more: Mapping[str, Any] | None, path: Path) -> None:
