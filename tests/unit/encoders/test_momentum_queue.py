@@ -7,6 +7,8 @@ from torch import nn
 from common.config import UserError
 from common.encoders.momentum import MomentumEncoder
 from common.encoders.queue import FeatureQueue, GrowingQueue, QueueSet, SupportSet
+from common.losses.functional.masks import id_mask
+from common.losses.info_nce import InfoNCELoss
 
 
 def encoder(seed: int = 0, width: int = 4) -> nn.Module:
@@ -166,20 +168,75 @@ def test_growing_queue_starts_empty_and_then_drops_the_oldest_rows():
     assert torch.equal(copy.rows(), queue.rows())
 
 
+def numbers(*values: int) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+@pytest.mark.parametrize("kind", [FeatureQueue, GrowingQueue])
+def test_ids_and_groups_stay_with_their_rows(kind):
+    """Each row keeps its labels through the ring; oldest rows go first; saved and restored."""
+    queue = kind(3, 2, ["ids", "groups"])
+    assert queue.label("ids").tolist() == ([-1] * 3 if kind is FeatureQueue else [])
+    queue.enqueue(rows(0, 10), ids=numbers(0, 10), groups=numbers(5, 6))
+    queue.enqueue(rows(20, 30), ids=numbers(20, 30), groups=numbers(7, 8))
+    assert queue.label("ids").tolist() == [30, 10, 20]
+    assert queue.label("groups").tolist() == [8, 6, 7]
+    angles = torch.atan2(queue.features[:, 1], queue.features[:, 0]).rad2deg()
+    torch.testing.assert_close(angles, queue.label("ids").float(), rtol=0, atol=1e-3)
+    queue.enqueue(rows(40, 50, 60, 70), ids=numbers(40, 50, 60, 70), groups=numbers(1, 2, 3, 4))
+    assert sorted(queue.label("ids").tolist()) == [50, 60, 70]
+    copy = kind(3, 2, ["ids", "groups"])
+    copy.load_state_dict(queue.state_dict())
+    assert torch.equal(copy.label("ids"), queue.label("ids"))
+    assert "label_groups" in queue.state_dict()
+    with pytest.raises(KeyError, match="no label 'names', only"):
+        queue.label("names")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"ids": numbers(1, 2)},
+        {"ids": numbers(1), "groups": numbers(1, 2)},
+        {"ids": numbers(1, 2), "groups": numbers(1, 2), "more": numbers(1, 2)},
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels):
+    with pytest.raises(ValueError, match=r"expected labels \['ids', 'groups'\], one for each of 2"):
+        FeatureQueue(4, 2, ["ids", "groups"]).enqueue(rows(0, 10), **labels)
+
+
+def test_queued_keys_of_the_query_s_id_are_no_negatives():
+    """The mask by stored ids leaves out exactly those columns."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, old = torch.randn(3, 4, 6, generator=generator, dtype=torch.float64)
+    queue = GrowingQueue(8, 6, ["ids"]).double()
+    queue.enqueue(old, ids=numbers(9, 1, 8, 1))
+    ids = numbers(1, 2, 3, 4)
+    loss = InfoNCELoss()
+    masked = loss(query, key, 5.0, queue=queue.rows(), mask=id_mask(ids, queue.label("ids")))
+    whole = loss(query, key, 5.0, queue=queue.rows())
+    fewer = loss(query, key, 5.0, queue=queue.rows()[[0, 2]])
+    torch.testing.assert_close(masked.per_sample[0], fewer.per_sample[0])
+    torch.testing.assert_close(masked.per_sample[1:], whole.per_sample[1:])
+    assert masked.per_sample[0] < whole.per_sample[0]
+
+
 def test_named_queues_are_written_row_by_row_together():
-    queues = QueueSet({"image": FeatureQueue(3, 2), "text": FeatureQueue(3, 2)})
+    queues = QueueSet({"image": FeatureQueue(3, 2, ["ids"]), "text": FeatureQueue(3, 2, ["ids"])})
     for first in (0, 2):
         angles = (10.0 * first, 10.0 * first + 10)
         features = {"text": rows(*angles).flip(1), "image": rows(*angles)}
-        queues.enqueue(features)
-    torch.testing.assert_close(queues["image"].features, rows(30, 10, 20))
+        queues.enqueue(features, ids=numbers(first, first + 1))
+    assert queues["image"].label("ids").tolist() == [3, 1, 2]
     torch.testing.assert_close(queues["image"].features, queues["text"].features.flip(1))
-    assert {"image.features", "text.features", "text.position"} <= queues.state_dict().keys()
+    assert {"image.features", "text.label_ids", "text.position"} <= queues.state_dict().keys()
     with pytest.raises(ValueError, match=r"rows for \['image', 'text'\], got \{'image': 2\}"):
-        queues.enqueue({"image": rows(0, 1)})
+        queues.enqueue({"image": rows(0, 1)}, ids=numbers(0, 1))
     with pytest.raises(ValueError, match="equally many rows"):
-        queues.enqueue({"image": rows(0, 1), "text": rows(0)})
-    with pytest.raises(ValueError, match="of equal size"):
+        queues.enqueue({"image": rows(0, 1), "text": rows(0)}, ids=numbers(0, 1))
+    with pytest.raises(ValueError, match="equal size and labels"):
         QueueSet({"image": FeatureQueue(3, 2), "text": FeatureQueue(4, 2)})
 
 
