@@ -372,6 +372,7 @@ def test_item_17_class_names_are_put_into_the_published_text(tmp_path):
     scores = evaluate_sets(cfg, actual, None)
     assert asked == ["A photo of a bus", "A photo of a cat"]
     assert scores["c_accuracy"] == pytest.approx(2 / 3)
+    assert scores["c_roc_auc"] == pytest.approx(3 / 4)  # a tie counts one half
 
 
 def test_item_17_a_model_without_heads_has_empty_cells(tmp_path):
