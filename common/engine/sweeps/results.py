@@ -3,13 +3,12 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from common.engine.sweeps.schema import Axis, Sweep, words_of
+from common.engine.sweeps.schema import Sweep, words_of
 from common.export.files import write_json
 from common.files import write_text
 
@@ -52,26 +51,31 @@ def write_results(project: str, sweep: Sweep, points: Points, folder: Path) -> s
     return text
 
 
-def axes_of(sweep: Sweep) -> dict[str, Axis]:
-    """What any arm varies; a setting of several arms in the widest way."""
-    axes = dict(sweep.space)
-    for space in sweep.own.values():
-        for key, axis in space.items():
-            other = axes.get(key, axis)
-            values = [*other.values, *(v for v in axis.values if v not in other.values)]
-            axes[key] = replace(other, values=values) if values else other
+def axes_of(sweep: Sweep) -> dict[str, list[Any]]:
+    """What any arm varies; a setting of several arms with the values of all."""
+    axes: dict[str, list[Any]] = {}
+    for key, values in sweep.axes():
+        before = axes.get(key, [])
+        axes[key] = [*before, *(value for value in values if value not in before)]
     return axes
+
+
+def ends(values: Sequence[Any]) -> tuple[float, float]:
+    """Least and largest of several numbers; nan otherwise."""
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < max(2, len(values)):
+        return math.nan, math.nan
+    return float(min(numbers)), float(max(numbers))
 
 
 def at_the_edge(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
     """Settings whose best value is the least or largest tried: the optimum may lie outside.
 
-    >>> from common.engine.sweeps.schema import Axis
-    >>> sweep = Sweep(metric="m", space={"optim.lr": Axis([0.1, 0.2, 0.3])})
+    >>> sweep = Sweep(metric="m", space={"optim.lr": [0.1, 0.2, 0.3]})
     >>> at_the_edge(sweep, {"optim.lr": 0.3}), at_the_edge(sweep, {"optim.lr": 0.2})
     (['optim.lr'], [])
     """
-    return [key for key, axis in sweep.space.items() if settings[key] in axis.bounds]
+    return [key for key, values in sweep.space.items() if settings[key] in ends(values)]
 
 
 def _markdown(project: str, sweep: Sweep, points: Points, best: Mapping[str, Point]) -> str:
@@ -98,10 +102,10 @@ def _plot_slices(sweep: Sweep, points: Points, path: Path) -> None:
         return
     space = axes_of(sweep)
     figure = Figure(figsize=(3.4 * len(space), 2.8), layout="constrained")
-    for axes, (key, axis) in zip(
+    for axes, (key, values) in zip(
         figure.subplots(1, len(space), squeeze=False)[0], space.items(), strict=True
     ):
-        low, high = axis.bounds
+        low, high = ends(values)
         numbers = not math.isnan(low)
         for arm, own in points.items():
             shown = sorted(

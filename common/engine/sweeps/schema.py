@@ -1,7 +1,6 @@
 """Schema of ``configs/<slug>/sweep.yaml``: what is varied, and what is best."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -14,25 +13,6 @@ from common.registry import config_class
 
 
 @dataclass
-class Axis:
-    """The values to try of one setting."""
-
-    values: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not self.values:
-            raise ValueError("a setting has no values: list those to try")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Least and largest of several numbers; nan otherwise."""
-        numbers = [v for v in self.values if isinstance(v, int | float) and not isinstance(v, bool)]
-        if len(numbers) < max(2, len(self.values)):
-            return math.nan, math.nan
-        return float(min(numbers)), float(max(numbers))
-
-
-@dataclass
 class Sweep:
     """Schema of sweep.yaml."""
 
@@ -41,15 +21,23 @@ class Sweep:
     direction: Direction = "max"
     seed: int = 100  # of every run; not one of the verdict's
     shared: dict[str, Any] = field(default_factory=dict)  # overrides of every trial
-    space: dict[str, Axis] = field(default_factory=dict)  # by config key
+    space: dict[str, Any] = field(default_factory=dict)  # lists of values to try, by config key
     arms: list[str] = field(default_factory=list)  # of compare.yaml, each with the same points
-    own: dict[str, dict[str, Axis]] = field(default_factory=dict)  # settings beyond space, by arm
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)  # the same beyond space, by arm
 
     def __post_init__(self) -> None:
         if not self.space:
             raise ValueError("space is empty: name at least one setting")
         if unknown := sorted(set(self.own) - set(self.arms)):
             raise ValueError(f"own names {', '.join(unknown)}, which arms does not list")
+        for key, values in self.axes():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"{key}: list the values to try, such as {key}: [1.0, 2.0]")
+
+    def axes(self) -> list[tuple[str, list[Any]]]:
+        """What is varied with its values; a setting may be that of several arms."""
+        own = (pair for space in self.own.values() for pair in space.items())
+        return [*self.space.items(), *own]
 
     def of(self, arm: str) -> "Sweep":
         """The sweep of one arm: the common space with what only this arm varies."""
@@ -58,8 +46,7 @@ class Sweep:
     def grid(self) -> list[dict[str, Any]]:
         """All points of the grid, in the order of the file."""
         return [
-            dict(zip(self.space, point, strict=True))
-            for point in product(*(axis.values for axis in self.space.values()))
+            dict(zip(self.space, point, strict=True)) for point in product(*self.space.values())
         ]
 
 
@@ -78,9 +65,8 @@ def read_sweep(project: str, overrides: Sequence[str] = ()) -> Sweep:
     if not path.is_file():
         raise UserError(f"no {where}; docs/sweeps.md shows how to write one")
     sweep: Sweep = from_mapping(where, Sweep, read_yaml(where, path))
-    axes = [*sweep.space.items(), *(pair for space in sweep.own.values() for pair in space.items())]
-    for key, axis in axes:
-        for value in axis.values:
+    for key, values in sweep.axes():
+        for value in values:
             words = [*overrides, *words_of(sweep.shared), *words_of({key: value})]
             load(config_class(project), project, sweep.base, words)
     return sweep

@@ -426,9 +426,9 @@ def test_check_builds_the_model_and_names_what_is_missing(name, tmp_path):
 def test_sweep_and_comparison_have_the_same_arms():
     """So that one sweep gives all arms of the comparison the same rates, the default one inside."""
     sweep, mini, comparison = read_sweep("ccp"), config(name="mini"), read_comparisons("ccp")[0]
-    rates = sweep.space["optim.lr"].values
+    rates = sweep.space["optim.lr"]
     assert len(rates) >= 3
-    assert mini.model.dropout in sweep.space["model.dropout"].values
+    assert mini.model.dropout in sweep.space["model.dropout"]
     assert min(rates) < mini.optim.lr < max(rates)
     assert sweep.arms == comparison.default_arms
     assert sweep.shared["eval.part"] == "dev"

@@ -91,7 +91,7 @@ def test_fine_tuning_has_the_rate_of_the_pre_training_unless_it_has_its_own():
         module = module_of(f"finetune.lr={own}", "optim.lr=0.003", finetune=True)
         assert module.optim.lr == expected
     sweep, mini = read_sweep("cocosoda"), config(name="mini")
-    rates = sweep.space["optim.lr"].values
+    rates = sweep.space["optim.lr"]
     assert min(rates) < mini.optim.lr < max(rates)
     assert mini.finetune.lr is None
     assert sweep.arms == read_comparisons("cocosoda")[0].default_arms

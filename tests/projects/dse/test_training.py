@@ -168,7 +168,7 @@ def test_every_student_of_the_comparison_is_searched_alike_on_development_pairs(
     """The same rates for each default arm, none of them at an end of the grid of `mini`."""
     sweep, comparison, mini = read_sweep("dse"), read_comparison("dse"), config(name="mini_12000")
     assert {*sweep.arms, "teacher"} == set(comparison.default_arms)
-    rates = sweep.space["optim.lr"].values
+    rates = sweep.space["optim.lr"]
     assert min(rates) < mini.optim.lr < max(rates)
     assert sweep.metric == "dev_accuracy"
     assert sweep.shared["eval.parts"] == [mini.eval.dev]

@@ -291,7 +291,7 @@ def test_every_default_arm_is_searched_alike_on_development_pairs():
     """The same rates, that of `mini` at no end of them, seeds that no verdict uses."""
     sweep, (comparison, _) = read_sweep("multicsr"), read_comparisons("multicsr")
     assert set(sweep.arms) == set(comparison.default_arms)
-    rates, mini = sweep.space["optim.lr"].values, config(name="mini")
+    rates, mini = sweep.space["optim.lr"], config(name="mini")
     assert min(rates) < mini.optim.lr < max(rates)
     assert sweep.metric == "stsb_dev_spearman"
     assert sweep.shared["eval.sets"] == [mini.eval.dev]

@@ -634,7 +634,7 @@ def test_the_comparison_is_ready():
         optim = replace(whole.optim, lr=rates[name])
         assert cfg == replace(whole, method=cfg.method, optim=optim), name
     assert sweep.arms == default_arms(spec) == ["self", "hard", "tree", "tree_self"]
-    tried = sweep.space["optim.lr"].values
+    tried = sweep.space["optim.lr"]
     assert all(min(tried) < rates[name] < max(tried) for name in sweep.arms)
     assert sweep.seed == 100
     assert sweep.seed not in spec.seeds

@@ -376,12 +376,12 @@ def test_compare_has_the_row_s_arms_at_equal_budget():
     for arm in spec.arms.values():
         cfg = config(*words_of(arm), name="mini")
         assert cfg.trainer.max_steps == 600
-        assert cfg.optim.lr in sweep.space["optim.lr"].values
+        assert cfg.optim.lr in sweep.space["optim.lr"]
     texts = [claim.text for claim in claims_of(spec)]
     assert any("fusion > random" in text for text in texts)
     assert spec.seeds == [11, 12, 13]
     # the sweep tries rates at the same steps, both margins as one
-    assert sweep.space["method.margin"].values == [config(name="mini").method.margin]
+    assert sweep.space["method.margin"] == [config(name="mini").method.margin]
     for point in sweep.grid():
         cfg = config(*words_of(sweep.shared), *words_of(point), name=sweep.base)
         method = (cfg.method.margin, cfg.method.gold_margin)

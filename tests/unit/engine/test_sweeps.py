@@ -14,7 +14,7 @@ from common.engine.comparison.schema import from_mapping
 from common.engine.sweeps import schema as schema_module
 from common.engine.sweeps import sweep as sweep_module
 from common.engine.sweeps.results import axes_of, write_results
-from common.engine.sweeps.schema import Axis, Sweep, arms_of, read_sweep
+from common.engine.sweeps.schema import Sweep, arms_of, read_sweep
 from common.engine.sweeps.sweep import (
     Trial,
     points_of,
@@ -24,7 +24,7 @@ from common.engine.sweeps.sweep import (
 from common.registry import list_projects
 from tests.forked import forked
 
-GOOD = {"metric": "score", "base": "smoke", "space": {"optim.lr": {"values": [0.001, 0.01, 0.1]}}}
+GOOD = {"metric": "score", "base": "smoke", "space": {"optim.lr": [0.001, 0.01, 0.1]}}
 ARMS = {"a": {"optim.momentum": 0.1}, "b": {"optim.momentum": 0.2}}
 # the score is highest at 0.01 for the arm "a" and at 0.1 for "b"
 FINISH = (
@@ -106,7 +106,7 @@ def test_every_arm_gets_the_same_grid_and_the_best_of_each_is_named(tmp_path, pr
 def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, program):
     program(FINISH)
     run(planned(tmp_path, arms=("a",))[1])
-    wider = {"space": {"optim.lr": {"values": [0.001, 0.01, 0.1, 1.0]}}}
+    wider = {"space": {"optim.lr": [0.001, 0.01, 0.1, 1.0]}}
     sweep, trials = planned(tmp_path, arms=("a",), **wider)
     (line,) = run(trials)
     assert "with optim.lr=1.0" in line
@@ -117,7 +117,7 @@ def test_a_grid_is_widened_without_running_its_finished_points_again(tmp_path, p
 
 def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
     program(FINISH)
-    own = {"a": {"optim.warmup_steps": {"values": [1, 2]}}}
+    own = {"a": {"optim.warmup_steps": [1, 2]}}
     sweep, trials = planned(tmp_path, own=own)
     assert [t.arm for t in trials] == ["a"] * 6 + ["b"] * 3
     run(trials, jobs=2)
@@ -130,13 +130,13 @@ def test_an_arm_has_settings_of_its_own_beside_those_of_all(tmp_path, program):
     assert "| b | 0.1 |  | 1.0000 |" in text
     assert "optim.warmup_steps (widen it)" in text  # of a; 1 and 2 are both ends
     with pytest.raises(ValueError, match="own names c"):
-        Sweep(metric="m", space={"k": Axis([1, 2])}, arms=["a"], own={"c": {}})
+        Sweep(metric="m", space={"k": [1, 2]}, arms=["a"], own={"c": {}})
 
 
 def test_a_setting_of_several_arms_has_the_values_of_all():
-    own = {"a": {"k": Axis([1, 2])}, "b": {"k": Axis([2, 3])}}
-    axes = axes_of(Sweep(metric="m", space={"lr": Axis([0.1])}, arms=["a", "b"], own=own))
-    assert {key: axis.values for key, axis in axes.items()} == {"lr": [0.1], "k": [1, 2, 3]}
+    own = {"a": {"k": [1, 2]}, "b": {"k": [2, 3]}}
+    axes = axes_of(Sweep(metric="m", space={"lr": [0.1]}, arms=["a", "b"], own=own))
+    assert axes == {"lr": [0.1], "k": [1, 2, 3]}
 
 
 @pytest.mark.parametrize("change", [{"shared": {"optim.eps": 1e-3}}, {"seed": 101}, "code"])
@@ -223,10 +223,12 @@ def test_a_told_sweep_ends_its_trials(tmp_path):
     [
         ({"space": {}}, "space is empty"),
         ({"metrics": 1}, "did you mean 'metric'"),
-        ({"space": {"optim.lr": {"values": []}}}, "no values"),
-        ({"space": {"optim.rl": {"values": [0.1]}}}, "optim.rl"),
-        ({"arms": ["dcl"], "own": {"dcl": {"optim.rl": {"values": [0.1]}}}}, "optim.rl"),
-        ({"space": {"optim.lr": {"values": [-0.1]}}}, "optim.lr"),
+        ({"space": {"optim.lr": []}}, "list the values to try"),
+        ({"space": {"optim.lr": 0.1}}, "list the values to try"),
+        ({"space": {"optim.lr": {"values": [0.1]}}}, r"such as optim.lr: \[1"),
+        ({"space": {"optim.rl": [0.1]}}, "optim.rl"),
+        ({"arms": ["dcl"], "own": {"dcl": {"optim.rl": [0.1]}}}, "optim.rl"),
+        ({"space": {"optim.lr": [-0.1]}}, "optim.lr"),
         ({"sampler": "bayes"}, "unknown key 'sampler'"),
     ],
 )
