@@ -163,11 +163,11 @@ def without_values() -> Iterator[None]:
     no check for bad values raises. Other values raise a RuntimeError. Grouped products (of experts)
     have their shapes in every precision, where PyTorch's own know bfloat16 alone.
     """
-    with torch.device("meta"), _WithoutValues():
+    with torch.device("meta"), _WithoutValues():  # type: ignore[no-untyped-call]
         yield
 
 
-class _WithoutValues(TorchDispatchMode):
+class _WithoutValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self,
         func: Any,

@@ -12,6 +12,8 @@ from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.data.text.labelled.batches import ClassBatches, Copies, EvaluationTexts
 from common.data.text.labelled.readers import LabelledSet
+from common.data.text.labelled.tasks import TASKS
+from common.data.text.pairs.tasks import TASKS as PAIR_TASKS
 from common.data.text.wordnet import SOURCE as WORDNET
 from common.data.text.wordnet import wordnet_folder, wordnet_synonyms
 from common.engine.experiment import (
@@ -109,12 +111,14 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
         needs.append(bundled_requirement(_BUNDLED[cfg.data.task]))
     elif cfg.data.task != "synthetic":
         here = bool(_count(cfg))
-        hint = (
-            "columns text, label" if cfg.data.task == "file" else "GLUE and SuperGLUE, see the card"
-        )
-        needs.append(
-            Requirement(f"data: {cfg.data.task}", str(data_root(cfg.data.root)), here, hint)
-        )
+        root, hint = data_root(cfg.data.root), "columns text, label"
+        if cfg.data.task != "file":
+            name = cfg.data.task
+            own = TASKS[name].files.get("train")
+            train = PAIR_TASKS[name].files["train"][0] if own is None else own
+            root /= f"{'super_glue' if train.endswith('.jsonl') else 'glue_data'}/{train}"
+            hint = "GLUE and SuperGLUE, see the card"
+        needs.append(Requirement(f"data: {cfg.data.task}", str(root), here, hint))
     if cfg.augment.kind == "eda" and cfg.augment.wordnet is not None:
         path = wordnet_folder(cfg.augment.wordnet, cfg.data.root)
         here = (path / "data.noun").is_file()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.config import UserError
 from common.data.layouts import Layout
+from common.data.lookup import data_root
 from common.data.text.labelled.readers import Texts
 from common.encoders.modes import untrained
 from common.engine.experiment import (
@@ -131,7 +132,8 @@ def requirements(cfg: Config, count: int) -> tuple[Requirement, ...]:
     if cfg.data.source == "bundled":
         needs.append(bundled_requirement("sst2-sentences"))
     elif cfg.data.source != "synthetic":
-        where = cfg.data.train_file or cfg.data.glue_task.files["train"]
+        name = cfg.data.train_file or f"glue_data/{cfg.data.glue_task.files['train']}"
+        where = str(data_root(cfg.data.root) / name)
         needs.append(Requirement(f"data: GLUE's {cfg.data.task}", where, bool(count), GLUE_FILES))
     return tuple(needs)
 
