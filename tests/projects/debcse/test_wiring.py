@@ -20,7 +20,8 @@ from tests.projects.debcse.conftest import config
 
 
 def test_groups_are_by_the_difference_of_lengths_and_by_surface(monkeypatch):
-    """Gold scores number the pairs; the second side of the first pair is five words longer."""
+    """Gold scores number the pairs; lengths of the first two differ by five words, of the third by
+    three, which is not long."""
     asked = []
 
     def surface(first, second, kind):
@@ -34,7 +35,7 @@ def test_groups_are_by_the_difference_of_lengths_and_by_surface(monkeypatch):
         evaluation, "frequency_cosine", lambda x, texts, counts: (x[:, 0].tolist(), texts)
     )
     first = ["a", "a b c d e f", "a", "b", "c", "d"]
-    sts = StsSet("made-up", first, ["a b c d e f", "a", *"efgh"], [0, 1, 2, 3, 4, 5])
+    sts = StsSet("made-up", first, ["a b c d e f", "a", "e f g h", *"fgh"], [0, 1, 2, 3, 4, 5])
     encode = lambda texts: torch.tensor([[1.0 + len(text)] for text in texts])  # noqa: E731
     metrics = bias_diagnostics(config("surface.kind=jaccard"), encode, sts, {})
     assert metrics["long_difference_spearman"] == [0, 1]
@@ -240,6 +241,11 @@ def test_views_are_drawn_for_the_epoch_and_end_with_the_twin(monkeypatch):
         actual = views(sampler=sampler, word_counts=np.zeros(9), twin=twin)[[(0, 3)]]
         assert [row for row, _ in actual["input_ids"]] == rows
     assert asked == [([0], [3])] * 2
+
+
+def test_a_sentence_of_several_rows_is_one_anchor(monkeypatch):
+    monkeypatch.setattr(data, "text_rows", lambda section, seed: [("a", "b"), ("b", "c")])
+    assert data.corpus(config("data.nli_sentences=0")) == ["a", "b", "c"]
 
 
 def test_the_twin_meets_the_same_negatives():

@@ -171,6 +171,19 @@ def test_only_listed_attributes_are_classes_and_they_have_a_width_of_their_own(m
     assert asked == [([False], 0.3, 0.7)]
 
 
+def test_attributes_are_compared_with_codes_of_the_plain_view(monkeypatch):
+    asked = []
+
+    def loss(salient, *_, **__):
+        asked.append(salient.detach())
+        return salient.sum()
+
+    monkeypatch.setattr(method, "attribute_loss", loss)
+    module, views = module_of(*SUPERVISED).eval(), batch(num_factors=1)
+    module.losses(views)
+    torch.testing.assert_close(asked[0], module.network(views["view_1"]).salient_head.detach())
+
+
 def test_the_reparametrisation_multiplies_noise_by_the_standard_deviation(monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     actual = _sample(torch.tensor(1.0), torch.tensor(2 * math.log(3.0)))
