@@ -20,7 +20,9 @@ class TripletData(DataConfig):
     source: Literal["drawings", "files", "synthetic"] = "files"
     triplets: str | None = None  # JSON of reference_caption, conditioning_caption, target_caption
     captions: str | None = None  # one caption per line, for the host LinCIR and for rules
-    images: str | None = None  # folder of pictures, for the hosts SEARLE and Pic2Word
+    # folder of pictures, for the hosts SEARLE and Pic2Word; for Pic2Word also webdataset shards, a
+    # pattern such as cc3m/{00000..00331}.tar
+    images: str | None = None
     # finds key phrases: a pipeline of spaCy by package or folder, as LinCIR's release; lemmas:
     # WordNet's nouns and adjectives, which hide verbs too
     tagger: str = "en_core_web_sm"
@@ -28,6 +30,11 @@ class TripletData(DataConfig):
     family_share: Probability = 0.5  # drawings: share of triplets that are changes within a family
     image_size: Count = 224  # of the image tower, in pixels
     num_samples: Count | None = None  # triplets of an epoch, where they are made while training
+
+
+def names_shards(images: str | None) -> bool:
+    """Whether ``data.images`` is a pattern of tar files."""
+    return images is not None and images.endswith(".tar")
 
 
 @dataclass
@@ -206,5 +213,10 @@ class Config(ExperimentConfig):
                 raise ValueError("phi.host=lincir needs data.captions, or phi.weights")
             if self.phi.host != "lincir" and data.images is None:
                 raise ValueError(f"phi.host={self.phi.host} needs data.images, or phi.weights")
+            if self.phi.host == "searle" and names_shards(data.images):
+                raise ValueError(
+                    "phi.host=searle inverts every image by its number: unpack the shards of "
+                    "data.images into a folder"
+                )
         if self.eval.validate and data.source == "files" and self.eval.cirr is None:
             raise ValueError("eval.validate=true with data.source=files needs eval.cirr")

@@ -13,12 +13,14 @@ from common.config import UserError
 from common.data.image import sources as im
 from common.data.image.synthetic import SyntheticPairs, synthetic_pairs
 from common.data.image.upright import PICTURES
+from common.data.image_text.shards import Sample, expand_shards, sample_image
+from common.data.image_text.streaming import ShardStream
 from common.data.lines import read_lines
 from common.data.lookup import data_root
 from common.data.samplers import Key, Rng, sample_rng
 from common.encoders.image_text.open_clip_dual import OpenClipDualEncoder
 from projects.rtd.composer import Composer
-from projects.rtd.config import Config, MethodConfig
+from projects.rtd.config import Config, MethodConfig, names_shards
 from projects.rtd.drawings import decode, family_triplets, read_drawings, training_captions, unseen
 from projects.rtd.hosts import CaptionBatch, ImageBatch, InvertedBatch
 from projects.rtd.key_phrases import (
@@ -153,6 +155,28 @@ class Images(Dataset[ImageBatch]):
         return {"images": images, "ids": ids[kept] if len(images) < len(ids) else ids}
 
 
+class UnlabelledSamples:
+    """The same of webdataset shards: `Samples` of `common.data.image_text.streaming`.
+
+    Args:
+        transform: of an image; it draws nothing.
+        seed: the experiment's.
+    """
+
+    def __init__(self, transform: im.ImageTransform, seed: int) -> None:
+        self.transform, self.seed = transform, seed
+
+    def row(self, sample: Sample, epoch: int, position: int) -> im.View:
+        """The image; texts are not read."""
+        rng = sample_rng(self.seed, epoch, position)
+        (view,) = im.read_views(sample_image(sample), [(self.transform, rng)])
+        return view
+
+    def batch(self, rows: list[im.View]) -> dict[str, Any]:
+        """Images of `ImageBatch`."""
+        return {"images": im.batch_of(self.transform, rows)}
+
+
 class Inverted(Dataset[InvertedBatch]):
     """Embeddings of images with their inverted tokens and phrases of near concepts, for SEARLE.
 
@@ -271,6 +295,24 @@ def rules(captions: Sequence[str], phrases: Sequence[str], tagger: Tagger) -> Dr
         raise UserError("captions without key phrases: no rule-based triplet can be made of them")
 
     return draw
+
+
+def streamed_images(cfg: Config, encoder: OpenClipDualEncoder) -> ShardStream | None:
+    """Unlabelled training images of shards; None if ``data.images`` is a folder or not read.
+
+    Raises:
+        UserError: a missing shard.
+    """
+    data = cfg.data
+    if data.source != "files" or not names_shards(data.images):
+        return None
+    return ShardStream(
+        expand_shards(str(data.images), data_root(data.root)),
+        UnlabelledSamples(tower_transform(encoder), cfg.seed),
+        batch_size=cfg.phi.batch_size,
+        seed=cfg.seed,
+        num_workers=data.num_workers,
+    )
 
 
 def host_images(cfg: Config, encoder: OpenClipDualEncoder) -> tuple[im.ImageSource, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from common.config import UserError, to_dict
 from common.data.image.sources import ImageSource
+from common.data.image_text.shards import is_local, names_of, place
 from common.data.lookup import data_root
 from common.data.module import ContrastiveData
 from common.distributed.process import is_rank_zero
@@ -26,7 +27,7 @@ from common.engine.experiment import (
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.files import write_text
 from projects.rtd.composer import Composer, build_composer, prepare_as_trained
-from projects.rtd.config import Config
+from projects.rtd.config import Config, names_shards
 from projects.rtd.data import (
     HiddenCaptions,
     Images,
@@ -35,6 +36,7 @@ from projects.rtd.data import (
     concepts_of,
     host_images,
     image_embeddings,
+    streamed_images,
     tagger_of,
     tokenizer_of,
     train_captions,
@@ -143,6 +145,8 @@ def host_data(cfg: Config, host: ComposedModule) -> ContrastiveData:
         captions = HiddenCaptions(train_captions(cfg), tagger_of(cfg), tokenizer, dim, cfg.seed)
         return ContrastiveData(captions, **options)
     if cfg.phi.host == "pic2word":
+        if (stream := streamed_images(cfg, composer.encoder)) is not None:
+            return ContrastiveData(stream, **options)
         return ContrastiveData(Images(*host_images(cfg, composer.encoder), cfg.seed), **options)
     phrases = Phrases(concepts_of(cfg), read_phrases(cfg.phi.searle.phrases))
     source, size = host_images(cfg, composer.encoder)
@@ -251,13 +255,15 @@ def requirements(cfg: Config) -> tuple[Requirement, ...]:
     hints = {
         "triplets": "make run PROJECT=rtd TASK=triplets, or the release's LLM_triplets.json",
         "captions": "one caption per line, such as CC3M's",
-        "images": "a folder of pictures",
+        "images": "a folder of pictures, or shards of them",
     }
     for name, hint in hints.items():
         value = getattr(cfg.data, name)
         if cfg.data.source == "files" and value is not None:
-            path = root / value
-            needed.append(Requirement(f"data: {name}", str(path), path.exists(), hint))
+            first = next(names_of(value)) if names_shards(value) else value
+            path = root / first
+            present = path.exists() or not is_local(first)
+            needed.append(Requirement(f"data: {name}", place(first, root), present, hint))
     if _tags_captions(cfg) and cfg.data.tagger != LEMMAS:
         missing = absent(cfg.data.tagger)
         needed.append(

@@ -1,17 +1,23 @@
 """SEARLE's two stages and LinCIR's noise by hand; when images are inverted, and what that costs."""
 
+import json
 import math
-from itertools import pairwise
+import tarfile
+from itertools import islice, pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from common.config import UserError
 from common.engine.run import train
 from projects.rtd import stages
 from projects.rtd.composer import Composer
 from projects.rtd.data import Inverted
-from projects.rtd.hosts import LinCIR, Searle
+from projects.rtd.hosts import HOSTS, LinCIR, Searle
 from projects.rtd.module import RTD
 from projects.rtd.oti import Phrases, invert, nearest_concepts
 from tests.projects.rtd.conftest import config
@@ -47,6 +53,53 @@ class Scripted:
     def draw(self, place: int, rng: object) -> tuple[str, str]:
         assert place == 1
         return "a dog on a mat", "a $ on a mat"
+
+
+FILES = ["data.source=files", "data.triplets=t.json", "phi.host=pic2word", "eval.validate=false"]
+
+
+def picture_shards(folder: Path, count: int) -> None:
+    """Two shards of `count` pictures, and the same pictures in a folder."""
+    rng = np.random.default_rng(0)
+    (folder / "pictures").mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for i in range(shard, count, 2):
+                path = folder / f"pictures/{i:03d}.png"
+                Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(path)
+                tar.add(path, path.name)
+
+
+def test_pic2word_reads_shards_as_it_reads_a_folder(tmp_path):
+    """The same pixels of every picture; a stream goes on at the batch where it stopped."""
+    picture_shards(tmp_path, 8)
+    words = [*FILES, f"data.root={tmp_path}", "phi.batch_size=4", "data.num_workers=0"]
+
+    def data(images):
+        cfg = config(*words, f"data.images={images}")
+        return stages.host_data(cfg, HOSTS["pic2word"](cfg, stages.composer_of(cfg))).train_set
+
+    folder = data("pictures")[[(i, 0) for i in range(8)]]["images"]
+    stream = data("{0..1}.tar")
+    first, second, third = islice(stream, 3)
+    for batch in (first, second):
+        for image, key in zip(batch["images"], batch["keys"], strict=True):
+            assert torch.equal(image, folder[int(key)])
+    assert sorted(first["keys"] + second["keys"]) == [f"{i:03d}" for i in range(8)]
+    stream.start_at(2)
+    assert next(iter(stream))["keys"] == third["keys"]
+
+
+def test_pic2word_trains_on_shards_and_searle_refuses_them(tmp_path):
+    picture_shards(tmp_path, 8)
+    triplet = {f"{name}_caption": f"a {name}" for name in ("reference", "conditioning", "target")}
+    (tmp_path / "t.json").write_text(json.dumps([triplet] * 8))
+    words = [f"data.root={tmp_path}", "data.images={0..1}.tar", "rtd.enabled=false"]
+    with pytest.raises(UserError, match="nothing to evaluate"):  # after the fit: no official set
+        train("rtd", "smoke", [*FILES, *words, f"runs_dir={tmp_path}/runs", "phi.steps=2"])
+    assert list(tmp_path.glob("runs/rtd/smoke/*/checkpoints/host/step-00000002.ckpt"))
+    with pytest.raises(UserError, match="searle inverts every image.*unpack the shards"):
+        config(*FILES, *words, "phi.host=searle")
 
 
 def test_item_14_inversion_steps_by_hand(monkeypatch):
