@@ -1,6 +1,7 @@
 """Importing common or a project's config costs nothing; import directions hold."""
 
 import ast
+import gc
 import subprocess
 import sys
 from importlib.util import resolve_name
@@ -161,3 +162,28 @@ def test_a_module_of_common_needs_two_projects_or_the_program():
     graph.add_import(importer="projects.a", imported="common.way")
     graph.add_import(importer="projects.c", imported="common.alone")
     assert single_users(graph, {"common.losses", "common.unused"}) == {}
+
+
+def test_what_a_run_needs_is_loaded_without_garbage_collection(monkeypatch):
+    """Guards start-up, of which it took a fifth, and a collector that stays off in training."""
+    import common.engine.run
+    from common import cli
+
+    seen = []
+
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "common.engine.run":
+                seen.append(gc.isenabled())
+
+    monkeypatch.setattr(common.engine, "run", common.engine.run)  # put back, as the module is
+    monkeypatch.delitem(sys.modules, "common.engine.run")
+    monkeypatch.setattr(sys, "meta_path", [Watch(), *sys.meta_path])
+    gc.enable()
+    frozen = gc.get_freeze_count()
+    cli._load_engine()
+    assert seen == [False]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+    cli._load_engine()  # a second command of the process loads nothing, and freezes nothing
+    assert seen == [False]
