@@ -20,6 +20,9 @@ from projects.coconut.speech.recognizer import Recognizer, save_recognizer
 from projects.coconut.speech.speech_to_text import SpeechToText, build_speech_to_text
 from projects.coconut.stages import Task
 
+# CPU-seconds of a loader for a WAV file of 2.3 s, measured by benchmarks/bench_loaders.py
+LOADER_SECONDS = 0.19e-3
+
 
 def export(cfg: Config, module: Coconut, folder: Path) -> None:
     """Write a folder for `projects.coconut.speech.recognizer.Recognizer`."""
@@ -76,4 +79,5 @@ def plan(cfg: Config) -> Plan[Coconut]:
         states, mask = network.encode(waveforms, lengths)
         return network.logits(torch.ones(batch_size, 16).long(), states, mask)
 
-    return Plan(bare_module, num_train(cfg.data), forward, requirements(cfg))
+    count, needs = num_train(cfg.data), requirements(cfg)
+    return Plan(bare_module, count, forward, needs, loader_seconds=LOADER_SECONDS)

@@ -23,6 +23,9 @@ from projects.trend.networks import Rays, TrendNetwork, network_options
 from projects.trend.probes import semantic_source
 from projects.trend.sources import check_part, num_samples, requirements
 
+# CPU-seconds of a loader for two scans of 65,000 points, measured by benchmarks/bench_loaders.py
+LOADER_SECONDS = 71e-3
+
 
 def stages(cfg: Config) -> Iterator[Stage]:
     """One stage a horizon, all on one network; then the detector, if the config trains one.
@@ -92,4 +95,6 @@ def plan(cfg: Config) -> Plan[Trend | Finetune]:
         return torch.stack([scan.ranges.sum(), scan.intensity.sum(), scan.surface.sum()]).sum()
 
     count = num_labelled(cfg) if tunes_alone else num_samples(cfg)
-    return Plan(lambda: last_module(cfg), count, forward, requirements(cfg))
+    seconds = None if tunes_alone else LOADER_SECONDS
+    needs = requirements(cfg)
+    return Plan(lambda: last_module(cfg), count, forward, needs, loader_seconds=seconds)

@@ -63,7 +63,7 @@ def test_what_is_not_known_is_left_out():
 
 def test_loaders_spend_what_was_measured():
     """CPU-seconds of DCL's and the CLIP baselines' loaders, files of 500 x 375 (AMD EPYC)."""
-    for views, measured in ((2, 2.66e-3), (3, 3.50e-3)):
+    for views, measured in ((1, 2.03e-3), (2, 2.63e-3), (3, 3.50e-3)):
         assert sample_seconds(views=views, files=True) == pytest.approx(measured, rel=0.3)
     assert sample_seconds(texts=1) == pytest.approx(1 / 6685, rel=0.3)  # Contriever's
 
