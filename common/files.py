@@ -50,6 +50,26 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
 
 
+@contextlib.contextmanager
+def replacing_together(*paths: Path) -> Iterator[list[Path]]:
+    """Temporary files alongside `paths`, whose rows belong together, such as vectors and names.
+
+    All are complete, and older ones gone, before they get their names: a kill leaves the old files,
+    or the new ones, or some of them missing, and never names of other vectors.
+
+    Raises:
+        OSError: one of them cannot be written; older files are unchanged.
+        UserError: a pipe, a device or a socket would be replaced.
+    """
+    with contextlib.ExitStack() as stack:
+        temporary = [stack.enter_context(replacing(path)) for path in paths]
+        yield temporary
+        for path in temporary:
+            sync(path)  # a full disk is reported before an older file goes
+        for path in paths[:-1]:  # the stack ends with the last one, which goes first
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file by `replacing`."""
     with replacing(path) as temporary:

@@ -13,6 +13,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.features.geometry import mean_cosine
 from common.export.files import write_tensors
 from common.families.sentences.module import first_encoder
+from common.files import replacing_together
 from projects.defsent_plus.config import Config
 from projects.defsent_plus.data import load_dictionary
 from projects.defsent_plus.entries import cached_entries
@@ -39,10 +40,11 @@ def write_entries(cfg: Config, workspace: Workspace) -> Path:
         replace(cfg, data=replace(cfg.data, held_out=0.0, exclude_sets=[]))
     )
     entries = cached_entries(cfg, dictionary, first_encoder(cfg))
-    write_tensors(path, {"entries": entries})
     rows = zip(dictionary.entries, dictionary.definitions, strict=True)
     names = [{"entry": entry, "definitions": len(texts)} for entry, texts in rows]
-    write_jsonl(path.with_suffix(".jsonl"), names)
+    with replacing_together(path, path.with_suffix(".jsonl")) as (vectors, lines):
+        write_tensors(vectors, {"entries": entries})
+        write_jsonl(lines, names)
     workspace.say(f"{len(entries)} entries, mean cosine {mean_cosine(entries):.3f}: {path}")
     if dictionary.num_dropped:
         workspace.say(f"{dictionary.num_dropped} entries are left out: data.single_piece=true")

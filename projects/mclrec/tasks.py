@@ -16,6 +16,7 @@ from common.engine.experiment import Experiment
 from common.engine.trained import trained_module
 from common.engine.workspace import Workspace
 from common.export.files import output_file, write_json, write_tensors
+from common.files import replacing_together
 from projects.mclrec.config import Config
 from projects.mclrec.data import load_sets
 from projects.mclrec.interactions import History, k_core, read_log, write_inter
@@ -91,8 +92,11 @@ def vectors(cfg: Config, workspace: Workspace, experiment: Experiment[MCLRec]) -
     named = cfg.recommend.output
     folder = Path(named).expanduser() if named else workspace.folder(".")
     tensors = {"users": torch.cat(parts), "items": recommender.item_matrix}
-    write_json(folder / "names.json", {"users": [u for u, _ in rows], "items": recommender.items})
-    return write_tensors(folder / "vectors.safetensors", tensors)
+    path = folder / "vectors.safetensors"
+    with replacing_together(path, folder / "names.json") as (matrices, names):
+        write_tensors(matrices, tensors)
+        write_json(names, {"users": [user for user, _ in rows], "items": recommender.items})
+    return path
 
 
 def prepare(cfg: Config, workspace: Workspace) -> Path:

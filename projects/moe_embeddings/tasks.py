@@ -14,6 +14,7 @@ from common.engine.workspace import Workspace
 from common.evaluation.matrices import blocks
 from common.evaluation.search import search as nearest
 from common.export.files import write_tensors
+from common.files import replacing_together
 from projects.moe_embeddings.cocitation import PARTS, Collection, Pair, pairs_of
 from projects.moe_embeddings.config import Config
 from projects.moe_embeddings.data import load_pairs, texts_by_domain
@@ -71,10 +72,10 @@ def pairs(cfg: Config, workspace: Workspace) -> Path:
     for domain, members in texts.items():
         collection = Collection(domain, members, citations)
         parts = pairs_of(collection, options.shares, lambda _: options.most, cfg.seed)
-        (folder / domain).mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            kept = [{"a": p.a, "b": p.b, "label": p.label} for p in parts[part]]
-            write_jsonl(folder / domain / f"{part}.jsonl", kept)
+        paths = [folder / domain / f"{part}.jsonl" for part in PARTS]
+        with replacing_together(*paths) as files:  # other shares would mix training and test
+            for part, file in zip(PARTS, files, strict=True):
+                write_jsonl(file, [{"a": p.a, "b": p.b, "label": p.label} for p in parts[part]])
         counts = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
         workspace.say(f"{domain}: {counts} pairs in {folder / domain}")
         workspace.say(f"{domain}: {left_out(collection, options.shares, options.most, parts)}")
@@ -101,9 +102,10 @@ def embed(cfg: Config, experiment: Experiment[MoeEmbeddings], workspace: Workspa
         vectors = torch.cat([encoder.encode(texts[p], domains[p], size) for p in shown])
     output = cfg.use.output
     folder = workspace.folder("embeddings") if output is None else Path(output).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "embeddings.safetensors", {"embeddings": vectors, "domain": numbers})
-    write_jsonl(folder / "documents.jsonl", rows)
+    names = ("embeddings.safetensors", "documents.jsonl")
+    with replacing_together(*(folder / name for name in names)) as (embeddings, lines):
+        write_tensors(embeddings, {"embeddings": vectors, "domain": numbers})
+        write_jsonl(lines, rows)
     workspace.say(f"{folder}: {len(rows)} documents of {len(set(domains))} domains")
     return folder
 

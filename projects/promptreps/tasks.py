@@ -25,10 +25,11 @@ from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import has_corpus, load_corpus
 from common.evaluation.retrieval.text_search import kept_index, read_texts, search_texts
 from common.evaluation.tables import write_report
-from common.export.files import write_atomic, write_json, write_tensors
+from common.export.files import write_json, write_tensors
 from common.families.retrieval.evaluation import load_set
 from common.families.retrieval.search import with_words
 from common.families.retrieval.sets import set_folder
+from common.files import replacing_together
 from projects.promptreps.config import Config
 from projects.promptreps.encoder import PromptRepsEncoder
 from projects.promptreps.evaluate import evaluate, settings_of
@@ -204,18 +205,18 @@ def _write(
         vectors = np.frombuffer(raw, "<f4").reshape(len(held), -1).copy()
         sparse = [{int(t): int(w) for t, w in row["sparse"]} for _, row in held]
         path = folder / f"rep-{place}"
-        write_tensors(path / "dense.safetensors", {"vectors": torch.from_numpy(vectors)})
-        write_json(path / "ids.json", own_ids)
-        if role == "query":
-            file = path / "queries.tsv"
-            if left_out := write_query_lines(file, own_ids, sparse, names):
-                notes.append(f"{file}: {left_out} queries without a token of weight are left out")
-        else:
-            write_impacts(path / "sparse.jsonl", own_ids, sparse, names)
-        if pickled:  # written for Tevatron's reader; never read here
-            write_atomic(path / "dense.pkl", partial(_dump, (vectors, own_ids)))
+        weights = path / ("queries.tsv" if role == "query" else "sparse.jsonl")
+        pickles = [path / "dense.pkl"] if pickled else []
+        places = path / "dense.safetensors", path / "ids.json", weights, *pickles
+        with replacing_together(*places) as (dense, numbers, words, *dumps):
+            write_tensors(dense, {"vectors": torch.from_numpy(vectors)})
+            write_json(numbers, own_ids)
+            if role == "query":
+                left_out = write_query_lines(words, own_ids, sparse, names)
+                note = f"{weights}: {left_out} queries without a token of weight are left out"
+                notes += [note] * bool(left_out)
+            else:
+                write_impacts(words, own_ids, sparse, names)
+            for dump in dumps:  # written for Tevatron's reader; never read here
+                dump.write_bytes(pickle.dumps((vectors, own_ids)))
     return notes
-
-
-def _dump(content: Any, path: Path) -> None:
-    path.write_bytes(pickle.dumps(content))

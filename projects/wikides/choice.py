@@ -55,12 +55,11 @@ def write_choice_form(
         rows.append([i, source, *shown, *[""] * (len(systems) - len(shown)), ""])
         letters = dict(zip(_LETTERS, (behind[text] for text in shown), strict=False))
         keys.append({"item": i, "systems": letters})
-    key.parent.mkdir(parents=True, exist_ok=True)
+    write_jsonl(key, keys)  # before the form: without a key the raters' work would be lost
     with replacing(form) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["item", "source", *_LETTERS[: len(systems)], "choice"])
         writer.writerows(rows)
-    write_jsonl(key, keys)
     return len(rows)
 
 

@@ -3,12 +3,22 @@
 import os
 import re
 import socket
+from functools import partial
 
 import pytest
 
 from common import files
 from common.config import ROOT, UserError
-from common.files import refuse_special, replacing, utf8, write_bytes, write_text
+from common.files import (
+    refuse_special,
+    replacing,
+    replacing_together,
+    utf8,
+    write_bytes,
+    write_text,
+)
+from tests.forked import forked
+from tests.killed_tasks import until_file
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -23,6 +33,46 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         half(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_belong_together_are_never_of_two_calls(tmp_path):
+    """At every kill they are all old, all new, or some are missing."""
+    paths = [tmp_path / name for name in ("vectors", "names", "weights")]
+    contents = set()
+    for at in range(10):
+        for path in paths:
+            write_text(path, "old")
+        child = forked(until_file, partial(write_together, paths), at)
+        child.join()
+        left = {path.read_text() for path in paths if path.exists()}
+        assert len(left) == 1
+        contents |= left
+        if child.exitcode == 0:
+            break
+    assert child.exitcode == 0
+    assert [path.read_text() for path in paths] == ["new"] * 3
+    assert contents == {"old", "new"}
+
+
+def write_together(paths):
+    with replacing_together(*paths) as temporary:
+        for path in temporary:
+            path.write_text("new")
+
+
+def test_files_that_belong_together_stay_when_one_cannot_be_written(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("vectors", "names")]
+    for path in paths:
+        write_text(path, "old")
+
+    def full(place):
+        raise OSError("full")
+
+    monkeypatch.setattr(files, "sync", full)
+    with pytest.raises(OSError, match="full"):
+        write_together(paths)
+    assert [path.read_text() for path in paths] == ["old", "old"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ trained.
 """
 
 import csv
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,11 +14,26 @@ from common.data.tables import read_jsonl, write_jsonl
 from common.engine.workspace import Workspace
 from common.evaluation.generation.reference import rouge_f
 from projects.wikides import build, evaluate, selectors, tasks
+from projects.wikides.choice import write_choice_form
 from projects.wikides.config import MethodConfig
 from projects.wikides.data import Row, load_rows
 from projects.wikides.evaluate import agreement, full_metrics, gains, gallery, given_rows
 from projects.wikides.inference import rank
+from tests.forked import forked
+from tests.killed_tasks import until_file
 from tests.projects.wikides.conftest import PARAGRAPH, ROWS, config, describer, ranker
+
+
+def test_no_form_is_without_its_key(tmp_path):
+    """A task that was killed between the two left a form whose choices nobody could attribute."""
+    form, key = tmp_path / "form.csv", tmp_path / "key.jsonl"
+    systems = {"a": ["one"], "b": ["two"]}
+    write = partial(write_choice_form, form, key, ["source"], systems, 0)
+    forked(until_file, write, 1).join()
+    assert key.exists()
+    assert not form.exists()
+    write()
+    assert form.exists()
 
 
 def test_phase_1_s_text_and_the_baseline_are_rows_where_the_paragraphs_bring_them(tmp_path):
