@@ -195,6 +195,8 @@ def _annotated(
     file = image.get("file_name") or "/".join(
         image["coco_url"].split("/")[-2:]
     )  # LVIS has no file_name
+    if not isinstance(file, str):
+        raise TypeError(f"the file_name {file!r} is not a text")
     corners = [(x, y, x + w, y + h) for (x, y, w, h), *_ in objects]
     return Annotated(
         image["id"],

@@ -318,3 +318,10 @@ def test_what_is_right_is_read(tmp_path, name, file, text):
     """Else the others would pass because everything is refused."""
     (tmp_path / file).write_text(text, encoding="utf-8")
     assert read(name, tmp_path / file)
+
+
+def test_a_number_is_no_name_of_an_image(tmp_path):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(COCO | {"images": [{"id": 7, "file_name": 5}]}), encoding="utf-8")
+    with pytest.raises(UserError, match="the file_name 5 is not a text"):
+        read("projects.dito.coco:read_coco coco", path)
