@@ -37,14 +37,14 @@ COLUMNS = """
 """
 SUMMARY = (
     "We tested {claims} claims of {projects} papers again, on bundled data and with models that a CPU trains in"
-    " minutes: {theirs} are statements of the papers and {ours} are expectations of our own."
+    " minutes. {theirs} are statements of the papers and {ours} are expectations of our own."
     " {supported} claims are supported, {inconclusive} inconclusive and {contradicted} contradicted; {untested}."
     " In {behind} of the {projects} projects the best trained model scores lower than the best baseline that needs"
     " no training."
-    " Most of these work on text: the bundled text encoder has five million parameters and few texts to learn from,"
-    " while methods that count words, such as TF-IDF and BM25, are strong there."
-    " So a verdict says whether one way of training beats another at this size; it neither recommends the method for"
-    " the task nor checks the numbers that a paper reports at full size."
+    " Most of these work on text: the bundled text encoder has five million parameters and few texts to learn from."
+    " Methods that count words, such as TF-IDF and BM25, are strong there."
+    " So a verdict says whether one way of training beats another at this size. It does not recommend the method for"
+    " the task, and it does not check the numbers that a paper reports at full size."
 )
 
 
