@@ -36,6 +36,10 @@ OTHER_BASE = re.compile(
     rf"(?:^|[:-]\s+){_OTHER_BASE}\s*$|[\[,:]\s*{_OTHER_BASE}\s*[\],}}]", re.MULTILINE
 )
 COMMENT = re.compile(r"(^|\s)#.*")
+NOT_CONVERTED = re.compile(
+    r"Value (.*) (?:of type '\w+' could not be converted to|is not a valid) (Float|Integer|bool)\b"
+)
+KINDS = {"Float": "a number", "Integer": "a whole number", "bool": "true or false"}
 
 
 class UserError(Exception):
@@ -457,9 +461,26 @@ def _merge(base: Any, layer: DictConfig, source: str) -> None:
         base.merge_with(layer)
     except OmegaConfBaseException as error:
         key, said = getattr(error, "full_key", None) or "value", first_line(error)
-        if "is not a" in said and "ListConfig" in said:
+        section = next((name for name in layer if _is_section_set_whole(base, layer, name)), None)
+        if section is not None:
+            names = list(base[section])
+            key, said = section, f"is a group of settings: write {section}.{names[0]}=..."
+        elif "is not a" in said and "ListConfig" in said:
             said = "is a list: write [a, b], or [a] for a single value"
+        elif match := NOT_CONVERTED.match(said):
+            said = f"must be {KINDS[match[2]]}, not {match[1]}"
         raise UserError(f"{source}: {key}: {said}") from error
+
+
+def _is_section_set_whole(base: Any, layer: DictConfig, name: Any) -> bool:
+    """Whether a layer gives a section one value, such as ``data=x``."""
+    value = layer._get_node(name)
+    return (
+        name in base
+        and OmegaConf.is_dict(base._get_node(name))
+        and len(base[name] or ()) > 0
+        and not OmegaConf.is_dict(value)
+    )
 
 
 def _follow(base: Any, typed: DictConfig) -> None:

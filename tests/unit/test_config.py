@@ -110,8 +110,10 @@ def test_a_text_that_a_file_gives_as_something_else_is_refused(write, text):
     [
         ("optim.lrr=1", ["optim.lrr", "did you mean 'optim.lr'"]),
         ("width=3", ["unknown key 'width'", "model.width"]),
-        ("optim.lr=abc", ["optim.lr", "abc"]),
-        ("trainer.max_steps=1.5", ["trainer.max_steps"]),
+        ("optim.lr=abc", ["optim.lr: must be a number, not 'abc'"]),
+        ("trainer.max_steps=1.5", ["trainer.max_steps: must be a whole number, not '1.5'"]),
+        ("trainer.deterministic=maybe", ["must be true or false, not 'maybe'"]),
+        ("optim=adam", ["optim: is a group of settings: write optim.name=..."]),
         ("model.kind=huge", ["model.kind", "huge"]),
         ("trainer.devices=two", ["trainer.devices"]),
         ("trainer.max_epochs=2", ["max_steps and trainer.max_epochs"]),
