@@ -461,8 +461,8 @@ def _merge(base: Any, layer: DictConfig, source: str) -> None:
         base.merge_with(layer)
     except OmegaConfBaseException as error:
         key, said = getattr(error, "full_key", None) or "value", first_line(error)
-        section = next((name for name in layer if _is_section_set_whole(base, layer, name)), None)
-        if section is not None:
+        wholes = (str(name) for name in layer if _is_section_set_whole(base, layer, name))
+        if (section := next(wholes, None)) is not None:
             names = list(base[section])
             key, said = section, f"is a group of settings: write {section}.{names[0]}=..."
         elif "is not a" in said and "ListConfig" in said:

@@ -171,7 +171,7 @@ class ShardStream(IterableDataset[Any]):
                 f"{lanes} loader process(es): lower data.num_workers, write more shards, or draw "
                 "them with replacement (resampled)"
             )
-        if self.batches_per_epoch == 0:
+        if self.num_samples is not None and self.batches_per_epoch == 0:
             raise too_few_samples(self.num_samples, self.batch_size, self.world_size)
 
     @property

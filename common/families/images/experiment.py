@@ -110,9 +110,9 @@ def image_experiment(
 
     def judge(module: M, workspace: Workspace, folder: Path) -> dict[str, float]:
         def build() -> nn.Module:
-            return make_module(cfg, network.build(**network.options)).network.get_submodule(
-                "encoder"
-            )
+            fresh = make_module(cfg, network.build(**network.options))
+            encoder: nn.Module = fresh.network.get_submodule("encoder")
+            return encoder
 
         return judge_class_folders(
             cfg, module.network.get_submodule("encoder"), build, workspace, folder

@@ -102,6 +102,7 @@ RECIPES = {
         "data.batch_nolabel": 190,
         "model.pretrained": "space2",
         "method.learning": "super",
+        "trainer.precision": "bf16-mixed",
         "trainer.devices": 4,
     },
     "paper_banking": FINETUNE | {"task.folder": "dialoglue/banking", "task.head_dropout": 0.25},
