@@ -177,7 +177,6 @@ def test_a_word_that_is_no_target_ends_it_before_anything_is_begun(checkout):
 def test_a_switch_is_on_by_a_yes(checkout):
     for target, name, option in (
         ("compare", "PLAN", "--plan"),
-        ("sweep", "WANDB", "--wandb"),
         ("dashboard", "DRY_RUN", "--dry-run"),
         ("prune", "YES", "--yes"),
     ):
