@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from common.encoders.momentum import cosine_momentum
 from common.evaluation.features.geometry import alignment, uniformity
 from projects.cacr import data, evaluate
 from projects.cacr import module as method
@@ -20,7 +19,7 @@ from projects.cacr.data import (
 from projects.cacr.diagnostics import weight_diagnostics
 from projects.cacr.evaluate import mechanism, views_of_test_images
 from projects.cacr.imbalance import kept_images
-from projects.cacr.module import CACR, new_network
+from projects.cacr.module import CACR, cosine_momentum, new_network
 from tests.projects.cacr.conftest import config
 
 MOMENTUM = ("method.host=momentum", "method.cost=rbf")

@@ -10,6 +10,7 @@ import torch
 from common.config import UserError
 from common.data.mixture import source_probabilities
 from common.data.retrieval.passages import NegativeDraw, PassageRecord
+from common.engine.workspace import write_json
 from common.families.retrieval.dense import build_dense
 from common.families.retrieval.finetuning import questions
 from projects.contriever.data import (
@@ -19,10 +20,12 @@ from projects.contriever.data import (
     requirements,
     token_streams,
     two_views,
+    vocabulary_of,
 )
 from projects.contriever.noise import delete_tokens, mask_with, random_span
 from projects.contriever.normalize import plain_punctuation
 from projects.contriever.stages import recipe_of
+from projects.contriever.stream import SHARD_SETTINGS
 from tests.projects.contriever.conftest import GOLDEN, PythonDraws, config
 
 
@@ -203,9 +206,10 @@ def test_short_shards_are_joined_and_not_dropped(tmp_path, encoder):
     actual = joined(parts, 32)
     assert [len(shard) for shard in actual] == [64, 72]
     assert actual[1].tolist() == [*range(5), *range(200, 209), *range(300, 358)]
-    (tmp_path / "x").mkdir()
+    about = {"vocabulary": vocabulary_of(encoder.tokenizer), "shards": 1}
     for i in range(9):
-        np.save(tmp_path / f"x/{i}.npy", np.full(20, 50 + i))
+        write_json(tmp_path / f"x/{i}/{SHARD_SETTINGS}", about)
+        np.save(tmp_path / f"x/{i}/ids-00000.npy", np.full(20, 50 + i))
     words = [f"data.root={tmp_path}", "data.source=files", "data.sources={x: x}"]
     (stream,) = token_streams(config(*words), encoder.tokenizer).values()
     assert stream.num_tokens == 180

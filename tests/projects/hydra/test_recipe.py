@@ -113,8 +113,8 @@ RECIPES = {
     "paper_imagenet": RESNET50,
     "paper_imagenet_supcon": RESNET50
     | {
-        "data.batch_size": 1024,
-        "trainer.devices": 4,
+        "data.batch_size": 512,
+        "trainer.devices": 8,
         "model.backbone": "resnet50",
         "method.objective": "supcon",
         "optim.name": "lars",

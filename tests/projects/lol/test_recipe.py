@@ -43,7 +43,7 @@ SHARED = {
     "data.source": "file",
     "data.limit": 10000,
     "data.length": 1024,  # ours
-    "data.batch_size": 16,
+    "data.batch_size": 8,
     "model.pretrained": "meta-llama/Llama-2-7b-chat-hf",
     "amateur.kind": "lora",
     "amateur.rank": 8,
@@ -55,7 +55,7 @@ SHARED = {
     "optim.schedule": "cosine",
     "trainer.max_epochs": 5,
     "trainer.max_steps": None,
-    "trainer.accumulate_grad_batches": 4,  # 64 in all
+    "trainer.accumulate_grad_batches": 8,  # 64 in all
     "trainer.precision": "bf16-true",
     "eval.limit": None,
 } | {f"methods.{name}.{key}": x for name, own in METHODS.items() for key, x in own.items()}
@@ -113,6 +113,8 @@ RECIPES = {
     },
     "paper_full": TRUTHFULQA
     | {
+        "data.batch_size": 1,
+        "trainer.accumulate_grad_batches": 64,
         "amateur.kind": "full",
         "optim.lr": 2e-5,
         "eval.methods": METHODS_OF_THE_GRID,
