@@ -470,7 +470,7 @@ def judged(project: str, run: str, own: Path, unseen: Unseen) -> str:
     from common.engine.trained import EVALUATION
     from common.engine.verbs import evaluate
 
-    evaluate(project, None, [f"eval.own={own}"], run, None)
+    evaluate(project, unseen.config, [f"eval.own={own}"], run, None)
     return table_of(
         project, max(Path("runs").glob(f"{project}/*/*/eval-*/{EVALUATION}")).parent, unseen
     )
