@@ -269,9 +269,9 @@ def load(schema: type[Config], project: str, config: str, overrides: Sequence[st
     base = _files_over_schema(schema, config_path(project, config))
     typed = _parse_overrides(base, overrides)
     _merge(base, typed, "command line")
-    _follow(base, typed)
-    _judge_own(base, typed, project)
     try:
+        _follow(base, typed)
+        _judge_own(base, typed, project)
         values = OmegaConf.to_container(base, resolve=True)
         if missing := sorted(_missing(values)):
             raise UserError(f"{project}/{config}: no value for {', '.join(missing)}")

@@ -150,6 +150,13 @@ def test_unknown_config_names_the_nearest(write):
         load(Config, "p", "bse")
 
 
+@pytest.mark.parametrize("word", ["run_id=${x}", "path=${no.such}"])
+def test_a_name_of_no_setting_in_a_value_is_refused(write, word):
+    write("base", "path: y")
+    with pytest.raises(UserError, match=r"Interpolation key '(x|no.such)' not found"):
+        load(Config, "p", "base", [word])
+
+
 def test_cycle_and_missing_parent_are_errors(write):
     write("a", "extends: b")
     write("b", "extends: a")
