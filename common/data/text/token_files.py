@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from common.data.shared_files import fill_shards
 from common.files import replacing
 
-ROWS = 200_000
+ROWS = 200_000  # of a corpus in one file of ids, unless asked otherwise
 Ids = NDArray[np.integer]
 
 
