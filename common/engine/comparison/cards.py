@@ -1,7 +1,8 @@
 """A published comparison for readers: table, claims and plot of the project's card."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from common.engine.comparison.spec import MAIN
 from common.files import write_text
 
 CARD = re.compile(r"(<!-- results:begin -->\n).*?(<!-- results:end -->)", re.S)
-SHOWN = 4  # metrics in a card's first table, which has six columns; the others are folded away
+SHOWN = 4  # metrics of a table; with arm and minutes it has six columns
+CHANCE, UNTRAINED = "chance", "untrained"  # baselines that every first table shows
 WORDS = {"not shown": "inconclusive"}  # verdicts whose word for readers is another
 Comparisons = Sequence[Mapping[str, Any]]
 
@@ -35,12 +37,15 @@ def publish(project: str, comparisons: Comparisons) -> None:
 
 
 def markdown(comparisons: Comparisons) -> str:
-    """Table, claims and provenance of each comparison."""
-    parts = []
-    for comparison in comparisons:
-        title = "" if comparison["name"] == MAIN else f"**{comparison['name']}**\n\n"
-        parts.append(title + "\n\n".join(_paragraphs(comparison)))
-    return "\n\n".join(parts)
+    """What readers see of each comparison.
+
+    Of the first one: arms with the baselines that matter, claims, where it was measured. All other
+    rows, metrics and remarks are folded away, and so are further comparisons.
+    """
+    return "\n\n".join(
+        _main(comparison) if comparison["name"] == MAIN else _further(comparison)
+        for comparison in comparisons
+    )
 
 
 def verdict_word(claim: Mapping[str, Any]) -> str:
@@ -70,73 +75,154 @@ def difference_text(claim: Mapping[str, Any]) -> str:
     return f"{claim['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def _paragraphs(comparison: Mapping[str, Any]) -> list[str]:
-    rows = {
-        **comparison["arms"],
-        **{f"*{name}*": row for name, row in comparison["baselines"].items()},
-    }
+def _main(comparison: Mapping[str, Any]) -> str:
+    rows, metrics = _rows(comparison), _metrics(comparison)
+    chosen = {name: rows[name] for name in _chosen(comparison, rows)}
+    paragraphs = [_table(metrics[:SHOWN], chosen, short=True), _claims(comparison["claims"])]
+    paragraphs += [*_below(comparison), comparison["note"]]
+    folded = [*_tables(metrics, rows), *_remarks(comparison)]
+    details = _folded("All baselines and metrics, remarks on the verdicts", folded)
+    return _joined(*paragraphs, details, _measured(comparison))
+
+
+def _further(comparison: Mapping[str, Any]) -> str:
+    paragraphs = [*_tables(_metrics(comparison), _rows(comparison)), _claims(comparison["claims"])]
+    paragraphs += [*_below(comparison), comparison["note"], *_remarks(comparison)]
+    paragraphs.append(_measured(comparison))
+    verdicts = Counter(verdict_word(claim) for claim in comparison["claims"])
+    counts = ", ".join(f"{number} {word}" for word, number in verdicts.items())
+    return _folded(f"Another comparison, {comparison['name']}: {counts}", paragraphs)
+
+
+def _joined(*paragraphs: str) -> str:
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _folded(summary: str, paragraphs: Iterable[str]) -> str:
+    head = f'<details markdown="1"><summary>{summary}</summary>'
+    return _joined(head, *paragraphs, "</details>")
+
+
+def _metrics(comparison: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics that an arm has, the primary one first."""
     measured = {name for row in comparison["arms"].values() for name in row["metrics"]}
-    metrics = [n for n in (comparison["metric"], *comparison["also"]) if n in measured]
-    if comparison["chance"] and "chance" not in comparison["baselines"]:
+    return [n for n in (comparison["metric"], *comparison["also"]) if n in measured]
+
+
+def _rows(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Arms, baselines and the measured chance levels."""
+    rows = {**comparison["arms"], **comparison["baselines"]}
+    if comparison["chance"] and CHANCE not in comparison["baselines"]:
         levels = {metric: [level] for metric, level in comparison["chance"].items()}
-        rows["*chance*"] = {"metrics": levels}
-    paragraphs = [_table(metrics[:SHOWN], rows, minutes=True)]
-    if further := metrics[SHOWN:]:
-        tables = [
-            _table(further[i : i + SHOWN + 1], rows) for i in range(0, len(further), SHOWN + 1)
-        ]
-        folded = ['<details markdown="1"><summary>Further metrics</summary>', *tables, "</details>"]
-        paragraphs.append("\n\n".join(folded))
-    paragraphs += _claims(comparison["claims"])
-    if comparison["appendix"]:
-        paragraphs += ["Judged, not counted:", *_claims(comparison["appendix"])]
-    if comparison["note"]:
-        paragraphs.append(comparison["note"])
-    return [*paragraphs, _measured(comparison)]
+        rows[CHANCE] = {"metrics": levels}
+    return {n if n in comparison["arms"] else f"*{n}*": row for n, row in rows.items()}
 
 
-def _table(metrics: Sequence[str], rows: Mapping[str, Any], minutes: bool = False) -> str:
+def _chosen(comparison: Mapping[str, Any], rows: Iterable[str]) -> list[str]:
+    """The rows of the first table: arms, baselines of claims, the best one, untrained, chance."""
+    named = {word for claim in comparison["claims"] for word in claim["claim"].split()}
+    named |= {best_baseline(comparison), UNTRAINED, CHANCE}
+    return [name for name in rows if name in comparison["arms"] or name.strip("*") in named]
+
+
+def best_baseline(comparison: Mapping[str, Any]) -> str | None:
+    """The best training-free baseline in the primary metric.
+
+    Bounds are not baselines, and neither is chance, which is the best value of a metric that
+    measures leakage. None without any.
+    """
+    metric, sign = comparison["metric"], 1.0 if comparison["direction"] == "max" else -1.0
+    values = {
+        name: sign * row["metrics"][metric][0]
+        for name, row in comparison["baselines"].items()
+        if name not in (CHANCE, *comparison["bounds"]) and metric in row["metrics"]
+    }
+    return max(values, key=lambda name: values[name], default=None)
+
+
+def _tables(metrics: Sequence[str], rows: Mapping[str, Any]) -> list[str]:
+    """All rows and metrics to four digits, with minutes, in tables of six columns."""
+    return [_table(metrics[:SHOWN], rows), *_wide(metrics[SHOWN:], rows)]
+
+
+def _wide(metrics: Sequence[str], rows: Mapping[str, Any]) -> list[str]:
+    width = SHOWN + 1
+    return [
+        _table(metrics[i : i + width], rows, minutes=False) for i in range(0, len(metrics), width)
+    ]
+
+
+def _table(
+    metrics: Sequence[str], rows: Mapping[str, Any], minutes: bool = True, short: bool = False
+) -> str:
+    minutes = minutes and not short
     heads = ["arm", *metrics, *(["minutes a run"] if minutes else [])]
+    columns = {m: [row["metrics"].get(m, []) for row in rows.values()] for m in metrics}
+    digits = {m: _digits(columns[m]) if short else 4 for m in metrics}
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, row in rows.items():
-        cells = [" ± ".join(f"{v:.4f}" for v in row["metrics"].get(m, [])) for m in metrics]
+    for i, (name, row) in enumerate(rows.items()):
+        cells = [" ± ".join(f"{v:.{digits[m]}f}" for v in columns[m][i]) for m in metrics]
         cells += [f"{row['minutes']:.1f}" if "minutes" in row else ""] if minutes else []
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table of claims; below it how the intervals came about, and what else is to be said."""
+def _digits(column: Iterable[Sequence[float]]) -> int:
+    """Decimal places that leave the largest value of a column three digits.
+
+    >>> _digits([[0.459, 0.02], [0.53]]), _digits([[24.75, 2.9]]), _digits([[0.012]])
+    (3, 2, 4)
+    """
+    largest = max((abs(v) for values in column for v in values[:1]), default=0.0)
+    return next((n for n, least in ((0, 1000), (1, 100), (2, 10), (3, 0.1)) if largest >= least), 4)
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     if not claims:
-        return []
-    lines = ["| claim | here | difference, 95 % interval | paper | verdict |", "|---" * 5 + "|"]
+        return ""
+    lines = ["| claim | difference, 95 % interval | paper | verdict |", "|---" * 4 + "|"]
     for claim in claims:
         cells = [
             escaped(claim["claim"]),
-            f"{claim['left']:.4f} and {claim['right']:.4f}",
             difference_text(claim),
             escaped(claim["paper"]) or "not stated",
             f"**{verdict_word(claim)}**",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    resampled = dict.fromkeys(claim["resampled"] for claim in claims)
-    remarks = [f"- {escaped(c['claim'])}: {text}." for c in claims if (text := _remarks(c))]
-    remarks += [f"- Worse than the best training-free baseline, {text}." for text in _below(claims)]
-    paragraphs = ["\n".join(lines), f"Intervals are bootstraps over {'; '.join(resampled)}."]
-    return [*paragraphs, "\n".join(remarks)] if remarks else paragraphs
+    return "\n".join(lines)
 
 
-def _below(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+def _remarks(comparison: Mapping[str, Any]) -> list[str]:
+    """How the intervals came about, and what is to be said of single claims."""
+    claims, appendix = comparison["claims"], comparison["appendix"]
+    resampled = dict.fromkeys(claim["resampled"] for claim in [*claims, *appendix])
+    paragraphs = [f"Intervals are bootstraps over {'; '.join(resampled)}."] if resampled else []
+    paragraphs.append(_list(claims))
+    if appendix:
+        paragraphs += ["Judged, not counted:", _claims(appendix), _list(appendix)]
+    return paragraphs
+
+
+def _list(claims: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(
+        f"- {escaped(claim['claim'])}: {text}." for claim in claims if (text := _remark(claim))
+    )
+
+
+def _below(comparison: Mapping[str, Any]) -> list[str]:
     """Methods that are worse than the best training-free baseline, by that baseline."""
     methods: dict[str, dict[str, None]] = {}
-    for claim in claims:
+    for claim in comparison["claims"]:
         for low in claim["below"]:
             baseline = f"{low['baseline']} ({low['metric']} {low['baseline_value']:.4f})"
             methods.setdefault(baseline, {})[f"{low['arm']} ({low['value']:.4f})"] = None
-    return [f"{baseline}: {', '.join(arms)}" for baseline, arms in methods.items()]
+    return [
+        f"Worse than the best training-free baseline, {baseline}: {', '.join(arms)}."
+        for baseline, arms in methods.items()
+    ]
 
 
-def _remarks(claim: Mapping[str, Any]) -> str:
+def _remark(claim: Mapping[str, Any]) -> str:
     """What readers need beyond difference and verdict: premises, published effects, parts."""
     remarks = []
     if "measured" in claim:

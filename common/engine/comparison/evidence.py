@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from common.config import ROOT, UserError
-from common.engine.comparison.cards import difference_text, escaped, verdict_word
+from common.engine.comparison.cards import best_baseline, difference_text, escaped, verdict_word
 from common.engine.comparison.claims import claims_of
 from common.engine.comparison.results import read_results
 from common.engine.comparison.spec import read_comparisons
@@ -131,28 +131,18 @@ def counts(rows: Sequence[Row]) -> str:
 
 
 def behind_baseline(projects: Iterable[str]) -> list[str]:
-    """Projects whose best arm is worse than the best training-free baseline.
-
-    Judged by the primary metric of the first comparison. Bounds are not baselines, and neither is
-    chance, which is the best value of a metric that measures leakage.
-    """
+    """Projects whose best arm is worse than `best_baseline` in their first comparison."""
     behind = []
     for project in projects:
         for comparison in read_results(project)[:1]:
-            better = max if comparison["direction"] == "max" else min
-            rivals = comparison["baselines"].items()
-            skipped = {"chance", *comparison["bounds"]}
-            arms = _means(comparison["arms"].items(), comparison["metric"])
-            baselines = _means(
-                ((k, v) for k, v in rivals if k not in skipped), comparison["metric"]
-            )
-            if arms and baselines and better(arms + baselines) not in arms:
-                behind.append(project)
+            metric, baseline = comparison["metric"], best_baseline(comparison)
+            arms = [row["metrics"][metric][0] for row in comparison["arms"].values()]
+            if baseline is not None:
+                value = comparison["baselines"][baseline]["metrics"][metric][0]
+                better = max if comparison["direction"] == "max" else min
+                if better([*arms, value]) not in arms:
+                    behind.append(project)
     return behind
-
-
-def _means(rows: Iterable[tuple[str, Mapping[str, Any]]], metric: str) -> list[float]:
-    return [row["metrics"][metric][0] for _, row in rows if metric in row["metrics"]]
 
 
 def summary(rows: Sequence[Row], behind: int) -> str:

@@ -117,26 +117,43 @@ def test_a_card_has_six_columns_and_folds_further_metrics_away(tmp_path):
     shown, folded = markdown([result]).split("<details")
     assert "m2" in shown
     assert "m3" not in shown
-    assert all(f"m{i}" in folded for i in range(3, 8))
+    assert all(f"m{i}" in folded for i in range(8))
 
 
-def test_a_card_shows_arms_baselines_chance_and_claims(tmp_path):
-    values, baselines = {"a": HIGH, "b": MIDDLE}, {"overlap": 0.65, "oracle": 0.9}
+def test_a_card_shows_arms_the_best_baseline_chance_and_claims(tmp_path):
+    values, baselines = {"a": HIGH, "b": MIDDLE}, {"overlap": 0.65, "words": 0.6, "oracle": 0.9}
     entry = claim_entry("a > b", paper="table 3: 78.27 against 76.25", published=[78.27, 76.25])
     result = result_of(tmp_path, values, [entry, "b > a"], baselines=baselines, bounds=["oracle"])
-    lines = markdown([result]).splitlines()
-    assert "| a | 0.6000 ± 0.1000 | 1.0 |" in lines
-    assert "| *overlap* | 0.6500 | 1.0 |" in lines
-    assert "| *chance* | 0.1000 |  |" in lines
-    claim = next(line for line in lines if line.startswith("| a > b"))
-    assert "| 0.6000 and 0.5000 | +0.1000 [+0.1000, +0.1000] |" in claim
+    shown, folded = (part.splitlines() for part in markdown([result]).split("<details"))
+    assert "| a | 0.600 ± 0.100 |" in shown
+    assert "| *overlap* | 0.650 |" in shown
+    assert "| *chance* | 0.100 |" in shown
+    assert not [line for line in shown if "*words*" in line or "*oracle*" in line]
+    assert "| a | 0.6000 ± 0.1000 | 1.0 |" in folded
+    assert "| *words* | 0.6000 | 1.0 |" in folded
+    assert "| *oracle* | 0.9000 | 1.0 |" in folded
+    claim = next(line for line in shown if line.startswith("| a > b"))
+    assert "| +0.1000 [+0.1000, +0.1000] |" in claim
     assert claim.endswith("| table 3: 78.27 against 76.25 | **supported** |")
-    assert any(line.endswith("| not stated | **contradicted** |") for line in lines)
-    text = "\n".join(lines)
-    assert (
-        "- Worse than the best training-free baseline, overlap (score 0.6500): a (0.6000)," in text
-    )
-    assert "an effect of the paper's relative size, +0.0132, lies outside the interval" in text
+    assert any(line.endswith("| not stated | **contradicted** |") for line in shown)
+    below = "Worse than the best training-free baseline, overlap (score 0.6500): a (0.6000),"
+    assert any(line.startswith(below) for line in shown)
+    assert "relative size, +0.0132, lies outside the interval" in "\n".join(folded)
+
+
+def test_a_card_shows_the_baselines_that_claims_are_about(tmp_path):
+    baselines = {"overlap": 0.65, "words": 0.55}
+    result = result_of(tmp_path, {"a": HIGH, "b": LOW}, ["a > words"], baselines=baselines)
+    shown, _ = markdown([result]).split("<details")
+    assert "| *words* | 0.550 |" in shown
+
+
+def test_the_best_baseline_of_an_error_is_the_smallest(tmp_path):
+    baselines = {"overlap": 0.65, "words": 0.55}
+    result = result_of(tmp_path, {"a": HIGH, "b": LOW}, ["a > b"], baselines=baselines)
+    assert cards.best_baseline(result) == "overlap"
+    assert cards.best_baseline({**result, "direction": "min"}) == "words"
+    assert cards.best_baseline({**result, "baselines": {}}) is None
 
 
 @pytest.mark.parametrize(
@@ -173,8 +190,9 @@ def test_a_baseline_called_chance_replaces_the_measured_levels(tmp_path):
     values = {"a": HIGH, "b": MIDDLE}
     for baselines, value in (({}, "0.1000"), ({"chance": 0.2}, "0.2000")):
         text = markdown([result_of(tmp_path / value, values, ["a > b"], baselines=baselines)])
-        (row,) = [row for row in text.splitlines() if "*chance*" in row]
-        assert value in row
+        short, whole = [row for row in text.splitlines() if "*chance*" in row]
+        assert value[:-1] in short
+        assert value in whole
 
 
 def test_steps_are_summed_over_the_stages_of_a_run():
@@ -195,7 +213,11 @@ def test_publishing_writes_files_plot_and_card_and_the_report_shows_them(root, m
     publish("dcl", [main, further])
     card = root / "projects/dcl/README.md"
     text = card.read_text()
-    assert text.index("| **supported** |") < text.index("**second**") < text.index("| c > d |")
+    assert (
+        text.index("| **supported** |")
+        < text.index("second: 1 contradicted")
+        < text.index("| c > d |")
+    )
     assert "not run" not in text
     assert text.endswith("<!-- results:end -->\nrest\n")
     assert [c["name"] for c in read_results("dcl")] == ["main", "second"]
