@@ -7,9 +7,10 @@ make nor a shell evaluates them.
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 
 from common.arguments import Verb
-from common.config import UserError, nearest
+from common.config import ExperimentConfig, UserError, nearest
 
 SCRIPTS = {  # targets that run a script: what they read, and the words behind `python`
     "mutants": ("PROJECT", "ARGS"),
@@ -19,6 +20,7 @@ SCRIPTS = {  # targets that run a script: what they read, and the words behind `
     "faults": ("ARGS",),
     "arena": ("FAMILY", "SCALE", "JOBS", "ARGS"),
 }
+FIELDS = {field.name for field in fields(ExperimentConfig)}
 ON, OFF = ("1", "yes", "true"), ("", "0", "no", "false")
 
 
@@ -64,6 +66,8 @@ def command(target: str, environment: Mapping[str, str], verbs: Mapping[str, Ver
     for name in typed:
         if name.isupper() and name not in takes:
             raise UserError(f"make {target} takes no {name}{nearest(name, takes)}")
+        if name.upper() in takes and name not in FIELDS and not name.isupper():
+            raise UserError(f"'{name}={typed[name]}': type {name.upper()}={typed[name]}")
     given = {name: typed.get(name, environment.get(name, "")) for name in takes}
     for name, value in {**typed, **given}.items():
         if "\n" in value:

@@ -148,6 +148,16 @@ def test_what_a_target_does_not_read_is_refused(checkout, target, word):
         words_of(checkout, target, word)
 
 
+@pytest.mark.parametrize("word", ["task=search", "config=smoke", "Project=p"])
+def test_a_variable_in_small_letters_is_named(checkout, word):
+    with pytest.raises(UserError, match=rf"'{word}': type {word.split('=')[0].upper()}="):
+        words_of(checkout, "run", word)
+
+
+def test_a_setting_that_is_called_like_a_variable_is_a_setting(checkout):
+    assert "resume=latest" in words_of(checkout, "train", "PROJECT=p", "resume=latest")
+
+
 @pytest.mark.parametrize("word", ["TIMS=x", "ARGS=x", "a.b=c"])
 def test_a_target_without_variables_refuses_them_before_it_begins(checkout, word):
     done = make(checkout, "test", word)

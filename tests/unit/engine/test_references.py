@@ -1,5 +1,6 @@
 """What stands next to a run's metrics, and that kept baselines follow data, settings and code."""
 
+import json
 import shlex
 
 import pytest
@@ -132,6 +133,8 @@ def test_train_ends_with_a_table_and_two_commands_that_work(tmp_path):
     assert any(line.split()[0] == "spread" and "0.1000 constant" in line for line in table)
     run = next((tmp_path / "my runs/toy/smoke").iterdir())
     assert table[-1] == f"all metrics: {run / 'metrics.md'}"
+    spread = json.loads((run / "metrics.json").read_text())["spread"]
+    assert f"spread {spread:.4f}" in table[:2]  # before the baselines, which can take minutes
     assert shlex.split(report)[:3] == ["make", "report", "PROJECT=toy"]
 
     _, target, *typed = shlex.split(export)
