@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -69,7 +69,13 @@ def draw_scores(result: Mapping[str, Any], path: Path) -> None:
     _plain(axes, bars)
     bars.spines["left"].set_visible(False)
     bars.spines["bottom"].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Equal figures are written as equal bytes."""
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _labels(values: Mapping[str, float], gap: float) -> list[tuple[float, str]]:
@@ -120,7 +126,7 @@ def draw_sensitivity(result: Mapping[str, Any], more: Mapping[str, Any] | None, 
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     _plain(*panels)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
 
 
 def draw_cost(result: Mapping[str, Any], costs: Mapping[str, Any], path: Path) -> None:
@@ -151,7 +157,7 @@ def draw_cost(result: Mapping[str, Any], costs: Mapping[str, Any], path: Path) -
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
     _plain(*panels)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
 
 
 def draw_mechanisms(result: Mapping[str, Any], path: Path) -> None:
@@ -168,7 +174,7 @@ def draw_mechanisms(result: Mapping[str, Any], path: Path) -> None:
         _plain(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
+    _save(figure, path)
 
 
 def _colours(result: Mapping[str, Any]) -> dict[str, Any]:
