@@ -206,10 +206,14 @@ def main() -> int:
     right &= args.only == "peers" or walk()
     for name, suite in SUITES.items() if args.sources else ():
         checkout = args.sources.resolve() / name
-        if checkout.exists():
-            right &= compare(name, suite, checkout)
-        else:
+        absent = [t for t in suite.tests if not (checkout / t.partition("::")[0]).exists()]
+        if not checkout.exists():
             print(f"{name}: no checkout in {args.sources}")
+        elif absent:
+            print(f"{name}: the checkout has no {absent[0]}; check out its newest state")
+            right = False
+        else:
+            right &= compare(name, suite, checkout)
     return int(not right)
 
 

@@ -93,7 +93,6 @@ def default_budget(q: Tensor, precision: str) -> int:
     return _cuda_budget(q.device) if torch.is_grad_enabled() else 0
 
 
-@torch.compiler.assume_constant_result
 @cache
 def _cuda_budget(device: torch.device) -> int:
     """A share of the memory that is free when a device's first loss is computed, in bytes.
@@ -108,6 +107,10 @@ def _cuda_budget(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return 1 << max(0, (free // CUDA_SHARE).bit_length() - 1)
+
+
+# as torch.compiler.assume_constant_result does, which would import the compiler here
+vars(_cuda_budget)["_dynamo_marked_constant"] = True
 
 
 def _check_pair(q: Tensor, k: Tensor) -> None:
