@@ -45,7 +45,10 @@ def load_occupations(root: str | None = None) -> tuple[Occupation, ...]:
 
 
 def load_skill_labels(root: str | None = None) -> dict[str, str]:
-    """Spelling -> preferred label of every skill; a spelling of several skills names the first.
+    """Spelling -> name of the skill, of all preferred and alternative labels.
+
+    Each spelling names itself: in the bundled copy most alternative labels are in the row of another
+    skill (one in 25 shares a word with it), so they find skills in a text but do not group them.
 
     Args:
         root: ``cfg.data.root``.
@@ -54,11 +57,7 @@ def load_skill_labels(root: str | None = None) -> dict[str, str]:
         UserError: the bundled set is missing or damaged.
     """
     rows = read_jsonl(bundled(FOLDER, root) / "skills.jsonl.gz", ("skill", "alt_labels"))
-    labels = {row["skill"]: row["skill"] for row in rows}
-    for row in rows:
-        for label in row["alt_labels"]:
-            labels.setdefault(label, row["skill"])
-    return labels
+    return {label: label for row in rows for label in (row["skill"], *row["alt_labels"])}
 
 
 @lru_cache(1)

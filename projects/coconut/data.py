@@ -78,8 +78,6 @@ def quota(cfg: Config) -> int:
 
 def memory_slots(cfg: Config, task: int) -> int:
     """Places that are filled when a task begins."""
-    if cfg.method.setting == "offline":
-        return 0
     return quota(cfg) * len(build_scenario(cfg).seen(task - 1)) if task else 0
 
 

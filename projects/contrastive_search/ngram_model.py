@@ -28,7 +28,7 @@ class NgramModel:
         ValueError: an option out of its range.
 
     >>> model = NgramModel([[0, 1, 0, 1]], vocabulary=3)
-    >>> model.probability((0,), 1) > 0.7 > model.probability((0,), 2) > 0
+    >>> model.probability((0,), 1) > 0.5 > model.probability((0,), 2) > 0
     True
     """
 

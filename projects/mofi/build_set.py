@@ -286,7 +286,7 @@ def describe_rows(cfg: BuildConfig, server: ServerConfig) -> RowFunction:
 def checked_description(answer: str, caption: str) -> str:
     r"""The first line of an answer; empty if it holds the caption or more than 12 words.
 
-    >>> checked_description("a small song bird\\nIt sings.", "a lark")
+    >>> checked_description("a small song bird\nIt sings.", "a lark")
     'a small song bird'
     """
     lines = answer.strip().splitlines() or [""]

@@ -33,8 +33,8 @@ def linear_fusion(
     Raises:
         ValueError: no runs, or another number of weights.
 
-    >>> linear_fusion([{"q": {"a": 4.0, "b": 2.0}}, {"q": {"b": 9.0}}])
-    {'q': {'a': 0.5, 'b': 0.5}}
+    >>> linear_fusion([{"q": {"a": 4.0, "b": 2.0}}, {"q": {"b": 9.0}}], weights=[0.75, 0.25])
+    {'q': {'a': 0.75, 'b': 0.25}}
     """
     weights = [1 / len(runs)] * len(runs) if weights is None and runs else weights
     if not runs or weights is None or len(weights) != len(runs):

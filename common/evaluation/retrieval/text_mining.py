@@ -188,6 +188,7 @@ def planted_share(
         planted: for each query the places of texts that are right but were not given as positives.
         among: queries that count; None: all.
 
+    >>> import torch
     >>> zero = torch.zeros(2)
     >>> planted_share(MinedNegatives(torch.tensor([[0, 1], [2, -1]]), zero, zero), [{1}, set()])
     0.3333333333333333

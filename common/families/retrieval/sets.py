@@ -25,9 +25,10 @@ def set_names(places: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: two places that are called the same even in full.
 
-    >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar", "mkqa@de"])
-    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar', 'mkqa@de':
-    'mkqa_de'}
+    >>> set_names(["beir/scifact", "mrtydi/ar", "miracl/ar"])
+    {'beir/scifact': 'scifact', 'mrtydi/ar': 'mrtydi_ar', 'miracl/ar': 'miracl_ar'}
+    >>> set_names(["mkqa@de"])
+    {'mkqa@de': 'mkqa_de'}
     """
 
     def plain(text: str) -> str:

@@ -49,8 +49,8 @@ def render_sdf(
     gradient.
 
     >>> far = torch.arange(4.0)
-    >>> render_sdf(2.0 - far, far, torch.tensor(1e3)).ranges.item()
-    2.0
+    >>> render_sdf(1.5 - far, far, torch.tensor(1e3)).ranges.item()  # the start of the section
+    1.0
     """
     if sdf.shape[-1] < 2 or sdf.shape != distances.shape:
         raise ValueError(f"{tuple(sdf.shape)} distances at {tuple(distances.shape)} samples")

@@ -69,6 +69,8 @@ def test_item_14_the_queue_s_diagnostics_are_those_of_its_negatives(in_batch):
     """Checklist 14: pi- over the stored rows and, where they count, other samples' queries."""
     module = module_of("queue", f"method.in_batch_negatives={str(in_batch).lower()}")
     with torch.no_grad():
+        for weight in module.momentum_encoder.parameters():  # keys differ from queries
+            weight.add_(0.1 * torch.randn_like(weight))
         query = F.normalize(embed_views(module.network, batch()["views"])[0], dim=1)
     stored = torch.cdist(query, module.queue.features)
     others = torch.cdist(query, query).fill_diagonal_(torch.inf)

@@ -114,6 +114,12 @@ def test_pictures_without_labels_are_judged_on_both_parts_of_imagenet(monkeypatc
     assert image_part(config("data.source=folder", "data.folder=x"), part) == name
 
 
+def test_the_gap_is_head_minus_tail():
+    hits, tail = {"knn_top1": torch.tensor([True, False, False])}, torch.tensor([True, False])
+    scores = evaluate.by_frequency(hits, torch.tensor([1, 1, 0]), tail)
+    assert scores == {"knn_tail_top1": 0.0, "knn_head_top1": 0.5, "knn_gap": 0.5}
+
+
 def test_rare_classes_are_the_first_half():
     cfg = config("data.imbalance=exponential")
     assert tail_classes(cfg, list("abcde")).tolist() == [True, True, False, False, False]

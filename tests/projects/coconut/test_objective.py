@@ -337,8 +337,11 @@ def test_item_18_alpha_rule_alone_and_with_coconut(kind, alone):
 
 
 def test_item_18_token_distillation_on_all_rows_has_the_weight_k_over_k_plus_1():
-    """Item 18: T-KD on everything in task 2 has weight 1/2, memory or not."""
+    """Item 18: T-KD on everything has weight 1/2 in task 2, 2/3 in task 3, memory or not."""
     module = module_of(*ER, "method.distillation=token_all")
+    module.task = 2
+    assert module._distillation_share(torch.zeros(6, dtype=torch.bool)) == pytest.approx(2 / 3)
+    module.task = 1
     with torch.no_grad():
         module.network.decoder.output.weight.add_(0.3)
         module.network.decoder.output.bias.normal_()

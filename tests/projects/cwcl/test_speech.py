@@ -150,6 +150,10 @@ def test_items_11_and_16_speech_is_compared_with_its_transcripts(monkeypatch):
     actual = spoken_module.zero_shot(cfg, module, held_out)
     assert actual["text_to_speech_recall_at_1"] == pytest.approx(4 / 6)
     assert actual["speech_to_text_recall_at_1"] == pytest.approx(3 / 6)
+    names = torch.eye(8)[[6 + i % 2 for i in range(7)]]
+    monkeypatch.setattr(spoken_module, "encode_speech", lambda *_: (names, held_out))
+    assert spoken_module.zero_shot(cfg, module, held_out)["intent_top1"] == 1.0
+    monkeypatch.setattr(spoken_module, "encode_speech", lambda *_: (speech, held_out))
     generator = torch.Generator().manual_seed(0)
     vectors |= {text: torch.randn(8, generator=generator) for text in said}
     speech = torch.randn(7, 8, generator=generator)
@@ -159,6 +163,21 @@ def test_items_11_and_16_speech_is_compared_with_its_transcripts(monkeypatch):
     assert actual["structure_spearman"] == want
     assert abs(want) < 0.9
     assert actual["structure_cka"] == linear_cka(text, speech[:6]) < 0.9
+
+
+def test_item_11_the_untrained_module_subtracts_the_mean_of_the_trained_one(monkeypatch, tmp_path):
+    """Both compare the same text vectors, so the difference is the speech encoder alone."""
+    seen = []
+    fresh, trained = SimpleNamespace(mean=torch.zeros(3)), SimpleNamespace(mean=torch.arange(3.0))
+    monkeypatch.setattr(spoken_module, "untrained", lambda *_: fresh)
+    monkeypatch.setattr(
+        spoken_module,
+        "zero_shot",
+        lambda cfg, module, *_: seen.append(module.mean.tolist()) or {"intent_top1": 0.5},
+    )
+    scores = spoken_module.before_and_after(spoken(), trained, None, Workspace(tmp_path / "run"))
+    assert seen == [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]
+    assert scores == {"intent_top1": 0.5, "untrained_intent_top1": 0.5}
 
 
 def manifest(folder, rows):

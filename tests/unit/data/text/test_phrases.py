@@ -9,6 +9,7 @@ def test_bundled_occupations_and_skills():
     assert len({o.title.casefold() for o in actual}) == len(actual) == 2607
     assert all(o.title.casefold() not in {t.casefold() for t in o.other_titles} for o in actual)
     labels = load_skill_labels()
-    assert labels["sports medicine"] == "sport and exercise medicine"
-    assert all(labels[name] == name for name in set(labels.values()))
-    assert len(set(labels.values())) > 4000
+    assert len(labels) > 20_000
+    assert labels["sport and exercise medicine"] == "sport and exercise medicine"
+    # an alternative label in the row of "act as contact person during equipment incident"
+    assert labels["inspect offshore constructions"] == "inspect offshore constructions"
