@@ -991,3 +991,10 @@ def test_item_16_with_a_model_of_transformers(videos, tmp_path):
     clips = json.loads((folder / "one.json").read_text())["clips"]
     assert {c["clip"] for c in clips} <= {"0:00:00 - 0:00:03", "0:00:03 - 0:00:08"}
     assert all(c["caption"] for c in clips)
+
+
+def test_a_text_is_embedded_as_a_caption_that_is_cut(tokenizer):
+    data = config("data.max_caption=5").data
+    whole = Words(tokenizer, config().data).text("one two three four five six")
+    assert len(whole) > 5
+    assert Words(tokenizer, data).text("one two three four five six") == whole[:5]

@@ -166,3 +166,20 @@ def test_the_contrast_has_temperatures_and_devices_of_the_config(monkeypatch):
     module = module_of(*words)
     module.losses(batch_of(module, *words))
     assert asked == [(0.2, 0.5, True)] * 2
+
+
+def test_a_place_of_a_batch_is_a_row_of_each_part_of_the_corpus_with_its_own_trees():
+    """With ratio 2, place i stands for rows i and i + half; view k reads the k-th sets."""
+    cfg, texts = config(), network_of().texts
+    (corpus, *_) = labelled_corpora(cfg)
+    views = cfg.method.views
+    examples = Examples(corpus, texts, "tree", views)
+    rows = [0, len(examples) // 2]
+    batch = tree_batch([examples], 5, len(views), 2, False, [(0, 0)], 0)
+    expected = texts.pad([examples.row(i) for i in rows])["input_ids"]
+    assert torch.equal(batch["inputs"]["input_ids"], expected)
+    for k in range(len(views)):
+        sets = [examples.sets[i][k] for i in rows]
+        assert batch["set_ids"][k].tolist() == np.concatenate(sets).tolist()
+        assert batch["set_counts"][k].tolist() == [len(s) for s in sets]
+    assert len({tuple(examples.sets[0][k]) for k in range(len(views))}) > 1

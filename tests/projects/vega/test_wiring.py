@@ -122,3 +122,14 @@ def test_validation_judges_candidates_and_forgets_them(monkeypatch, ranks):
         module.validation_step(([("a", "b"), ("a", "c")], torch.tensor([0, 1])), 0)
         module.on_validation_epoch_end()
     assert judged == [[0, 1, 0, 1] if ranks else [1, 1, 0, 1]] * 2
+
+
+def test_noise_is_the_same_whatever_was_drawn_before(monkeypatch):
+    module, _ = finetune_of(*PLAIN)
+    texts = SimpleNamespace(texts=[("a good film",), ("a bad one",)])
+    monkeypatch.setattr(evaluation, "inputs_of", lambda *_: texts)
+    changes = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        changes.append(logit_change(config("eval.noise=0.5"), module))
+    assert changes[0] == changes[1] > 0
