@@ -58,9 +58,7 @@ def _show_results(
     if judge is not None and not judge.baselines:  # they would read the config's own sets
         with_baselines = False
     if with_baselines and spec is not None:
-        if (
-            judge is None and spec.metric in metrics
-        ):  # it can take minutes until the table has its other columns
+        if judge is None and spec.metric in metrics:  # the other columns can take minutes
             console.print(f"{spec.metric} {four_digits(metrics[spec.metric])}")
         baselines, problems = evaluate_baselines(spec, config, words, metrics)
         write_json(folder / BASELINES_FILE, baselines)
