@@ -52,9 +52,48 @@ def test_candidates_of_a_file_are_read(monkeypatch):
     monkeypatch.setattr(evaluate, "is_bundled", lambda *_: False)
     monkeypatch.setattr(evaluate, "read_set", lambda *_, **__: Few())
     monkeypatch.setattr(evaluate, "given_file", lambda cfg, name: name)
-    monkeypatch.setattr(evaluate, "first_stage", lambda data, depth, file, *_: asked.append(file))
-    evaluation_sets(config("eval.sets=[own]", "eval.candidates={own: a.run}"))
-    assert asked == ["a.run"]
+    monkeypatch.setattr(evaluate, "first_stage", lambda data, *given: asked.append(given[:2]))
+    evaluation_sets(config("eval.sets=[own]", "eval.candidates={own: a.run}", "eval.depth=17"))
+    assert asked == [(17, "a.run")]
+
+
+@pytest.mark.parametrize(("own_set", "words"), [("own", True), (evaluate.SYNTHETIC, False)])
+def test_rows_before_training_are_of_the_start_and_words_of_sets_with_texts(
+    monkeypatch, own_set, words
+):
+    ranked = []
+    start = SimpleNamespace(to=lambda device: "start")
+    monkeypatch.setattr(evaluate, "evaluation_sets", lambda cfg: {own_set: (None, None)})
+    monkeypatch.setattr(evaluate, "set_counts", lambda *_: {})
+    monkeypatch.setattr(evaluate, "at_start", lambda cfg: start)
+    monkeypatch.setattr(
+        evaluate,
+        "score_ranker",
+        lambda cfg, ranker, sets, workspace, prefix="": ranked.append((ranker, prefix)) or {},
+    )
+    monkeypatch.setattr(evaluate, "word_quality", lambda *_: {"words": 1.0})
+    module = SimpleNamespace(ranker=SimpleNamespace(device="cpu"))
+    cfg = config(f"eval.sets=[{own_set}]", "eval.untrained=true", "eval.lexical=false")
+    cfg.eval.pairs, cfg.eval.words = 0, 5
+    assert ("words" in evaluate.evaluate(cfg, module, None)) == words
+    assert ranked == [(module.ranker, ""), ("start", "untrained_")]
+
+
+def test_agreement_is_of_the_ranker_with_query_likelihood(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "rank", lambda *_: {"q": "ranked"})
+    monkeypatch.setattr(evaluate, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(evaluate, "score_runs", lambda *_: {})
+    monkeypatch.setattr(evaluate, "show_queries", lambda *_: None)
+    monkeypatch.setattr(evaluate, "sorted_run", lambda run: run)
+    scores = SimpleNamespace(per_query={"ndcg_at_10": {}})
+    monkeypatch.setattr(evaluate, "all_scores", lambda *_: scores)
+    monkeypatch.setattr(evaluate.lexical, "query_likelihood", lambda *_: {"q": "likely"})
+    monkeypatch.setattr(evaluate.lexical, "agreement", lambda *runs: asked.append(runs) or 0.5)
+    cfg = config("eval.lexical=true", "eval.tune.steps=0", "eval.query_counts=[]")
+    ranker = SimpleNamespace(device="cpu")
+    assert score_ranker(cfg, ranker, {"own": (None, None)}, None) == {"ql_tau": 0.5}
+    assert asked == [({"q": "ranked"}, {"q": "likely"})]
 
 
 def test_low_resource_rows_train_on_that_many_queries(monkeypatch):

@@ -134,3 +134,23 @@ def test_each_validation_is_a_mean_of_its_own(monkeypatch):
         module._seen += torch.tensor([total, count])
         module.on_validation_epoch_end()
     assert logged == [2.0, 0.5]
+
+
+def test_visual_entailment_counts_the_word_that_is_right():
+    cfg = config("data.source=official", "data.task=ve")
+    examples = [Example(("a",), "", ("yes", "maybe"))] * 2
+    assert evaluate.score(cfg, examples, ["yes", "ye"]) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("inputs", ["image", "text"])
+def test_the_gap_is_measured_where_images_are_judged(monkeypatch, inputs):
+    cfg = config("data.source=bundled", f"eval.inputs={inputs}")
+    made = SimpleNamespace(is_text=inputs == "text")
+    monkeypatch.setattr(evaluate, "clip_of", lambda *_: None)
+    monkeypatch.setattr(evaluate, "judged", lambda cfg: [])
+    monkeypatch.setattr(evaluate, "make_inputs", lambda *_: made)
+    for name in ("unit_vectors", "adapted", "written", "gallery"):
+        monkeypatch.setattr(evaluate, name, lambda *_: [])
+    monkeypatch.setattr(evaluate, "score", lambda *_: {})
+    monkeypatch.setattr(evaluate, "gap_metrics", lambda *_: {"gap": 1.0})
+    assert ("gap" in evaluate.evaluate(cfg, None, None)) == (inputs == "image")

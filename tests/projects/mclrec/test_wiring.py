@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from common.config import UserError
 from projects.mclrec import data
 from projects.mclrec import evaluate as evaluation
 from projects.mclrec.data import build_data, load_sets
@@ -113,3 +114,23 @@ def test_augmenters_see_views_without_a_gradient():
 def test_training_waits_for_a_gain_as_long_as_the_config_says():
     (stop,) = module_of("eval.patience=4").configure_callbacks()
     assert stop.patience == 4
+
+
+def test_the_seed_draws_the_users_of_a_share(monkeypatch):
+    sets = load_sets(config())
+    seen = []
+    monkeypatch.setattr(data, "Prefixes", lambda train, *_, **__: seen.append(train))
+    for seed in (0, 0, 1):
+        data.training_set(config("data.train_share=0.5", f"seed={seed}"), sets)
+    kept = [[own.tolist() for own in train] for train in seen]
+    users = [own.tolist() for own in sets.split.train]
+    assert kept[0] == kept[1] != kept[2]
+    assert kept[0] != users[: len(kept[0])]
+    assert [own for own in users if own in kept[0]] == kept[0]  # in their order
+    assert len(kept[0]) == round(len(users) / 2)
+
+
+@pytest.mark.parametrize("expected", [1, 10**6])
+def test_a_file_with_fewer_or_more_interactions_than_promised_is_refused(expected):
+    with pytest.raises(UserError, match="interactions after the filters"):
+        data._load.__wrapped__("synthetic", Path("12/20/0"), 1, 1, expected)

@@ -1,5 +1,6 @@
 """The second stage, masks and lengths of captions: what the config says reaches the model."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -111,3 +112,22 @@ def test_chance_of_few_items_is_at_most_one():
 def test_validation_is_of_the_network_that_is_given():
     network = module_of(*PLAIN).network
     assert ValidatedOneToK(config(*PLAIN), network).network is network
+
+
+def test_the_source_has_chance_temperature_and_the_items_of_the_trained_model(monkeypatch):
+    """Chance is among the images, not the languages; the items are not those before training."""
+    saved, asked = [], iter(["trained", "before"])
+    monkeypatch.setattr(evaluation, "build_tokenizer", lambda model: None)
+    sets = {config().data.source: SimpleNamespace()}
+    monkeypatch.setattr(evaluation, "evaluation_sets", lambda *_: sets)
+    monkeypatch.setattr(evaluation, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(evaluation, "untrained", lambda *_: SimpleNamespace(network=None))
+    monkeypatch.setattr(evaluation, "ranks_of", lambda *_: (next(asked), [torch.zeros(40, 40)] * 2))
+    monkeypatch.setattr(evaluation, "table", lambda *_: {"recall_mean": 0.5})
+    monkeypatch.setattr(evaluation, "save_items", lambda _, name, ranks, own: saved.append(ranks))
+    monkeypatch.setattr(evaluation, "show", lambda *_: None)
+    module = SimpleNamespace(network=None, temperature=lambda: torch.tensor(0.25))
+    metrics = evaluation.evaluate(config(), module, None)
+    assert metrics["temperature"] == 0.25
+    assert metrics["recall_mean_chance"] == pytest.approx((1 + 5 + 10) / 40 / 3)
+    assert saved == ["trained"]
