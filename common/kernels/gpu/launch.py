@@ -55,6 +55,8 @@ def unsupported(problem: Problem) -> str | None:
         modules()
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
+    except AttributeError as error:  # Triton 3.2, which torch 2.6 has
+        return f"this Triton is too old ({error})"
     device, dtype = problem.q.device, problem.q.dtype
     if device.type != "cuda" and not interpreted():
         return f"the kernels need a CUDA device, the inputs are on {device.type}"

@@ -317,6 +317,17 @@ def test_more_keys_than_a_grid_has_room_for_are_refused(monkeypatch: pytest.Monk
     assert 65_535 * narrowest == triton_launch.MOST_COLUMNS
 
 
+def test_a_triton_without_what_the_kernels_use_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def modules() -> None:
+        raise AttributeError("module 'triton' has no attribute 'constexpr_function'")
+
+    monkeypatch.setattr(triton_launch, "modules", modules)
+    q = torch.zeros(8, 4)
+    reason = triton_launch.unsupported(Problem(q, q, torch.tensor(1.0), Diagonal()))
+    assert reason is not None
+    assert "this Triton is too old" in reason
+
+
 def test_inputs_that_cannot_run_are_refused_with_a_reason() -> None:
     q = torch.zeros(8, 4)
     reason = triton_launch.unsupported(Problem(q, q, torch.tensor(1.0), Diagonal()))
