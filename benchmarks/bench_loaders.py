@@ -5,7 +5,8 @@
 
 Contents are random, sizes are the papers': JPEG files of 500 x 375 pixels (clip_baselines' one
 view, dcl's two), token files (contriever), WAV files of 2.3 s at 16 kHz, the mean of Fluent Speech
-Commands (coconut), and scans of 65,000 points, of which a sample reads two (trend). One process,
+Commands (coconut), scans of 65,000 points, of which a sample reads two (trend), and a query of 8
+words with 8 passages of 60 (nv_embed), cut by a small BPE tokenizer. One process,
 one thread, CPU time, median of the rounds. Bytes are those of a pickled batch. Texts of
 clip_baselines and coconut are left out.
 
@@ -34,6 +35,8 @@ from scipy.io import wavfile
 
 from common.config import load
 from common.data.image.sources import batch_of, read_views
+from common.data.mixture import TaskMixture
+from common.data.retrieval.records import EmbeddingRecord
 from common.data.samplers import sample_rng
 from common.data.speech.waveforms import load_waveform, pad_waveforms
 from common.encoders.text.tiny_tokenizer import tiny_tokenizer
@@ -43,6 +46,9 @@ from common.families.images.data import simclr_transform
 from common.registry import config_class
 from projects.contriever.data import two_views
 from projects.contriever.stream import ChunkPairs, TokenStream
+from projects.nv_embed.data.batches import InstructionBatches
+from projects.nv_embed.data.records import EmbeddingTask
+from projects.nv_embed.stages import build_encoder
 from projects.trend.data import ForecastSamples
 from projects.trend.scans.sequences import LidarFrame, Window
 
@@ -79,6 +85,36 @@ def texts(batch: int) -> Loader:
     stream = TokenStream([ids], cfg.data.chunk_length)
     pairs = ChunkPairs({"x": stream}, tokenizer, two_views(cfg, tokenizer))
     return lambda number: pairs[[(i % len(pairs), number) for i in range(batch)]]
+
+
+def instructions(batch: int) -> Loader:
+    """NV-Embed's queries with a positive and seven negatives."""
+    cfg, rng = paper("nv_embed"), np.random.default_rng(0)
+    length = cfg.data.max_length
+    tiny = load(
+        config_class("nv_embed"),
+        "nv_embed",
+        "smoke",
+        [f"model.config.max_position_embeddings={length}"],
+    ).model
+    words = ["state", "world", "people", "house", "time", "part", "night", "right", "point"]
+
+    def text(count: int) -> str:
+        return " ".join(words[i] for i in rng.integers(len(words), size=count))
+
+    wrong = cfg.data.num_negatives
+    records = [
+        EmbeddingRecord(text(8), (text(60),), tuple(text(60) for _ in range(wrong)))
+        for _ in range(FILES * batch)
+    ]
+    about = "Given a question, retrieve passages that answer the question"
+    task = EmbeddingTask("made_up", "retrieval", about, records)
+    mixture = TaskMixture([len(records)], [len(records)], 0, batch)
+    encoder = build_encoder(tiny, max_length=length)
+    batches = InstructionBatches(
+        [task], mixture, encoder.token_rows, encoder.pad, num_negatives=wrong, seed=0
+    )
+    return lambda number: batches[[(i, number) for i in range(batch)]]
 
 
 def speech(folder: Path, batch: int) -> Loader:
@@ -160,6 +196,7 @@ def main() -> None:
             "clip_baselines": (images(folder, train_transform(clip), 1, 16), 16),
             "dcl": (images(folder, simclr_transform(dcl), 2, 16), 16),
             "contriever": (texts(64), 64),
+            "nv_embed": (instructions(16), 16),
             "coconut": (speech(folder, 32), 32),
             "trend": (scans(folder, 3), 3),
         }

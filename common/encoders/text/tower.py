@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoTokenizer,
@@ -345,6 +347,10 @@ def architecture(config: Mapping[str, Any], what: str = "a text tower") -> Any:
     options = dict(config)
     kind = options.pop("model_type", None)
     what = f"config of {what}, model_type={kind!r}"
+    if kind not in CONFIG_MAPPING:  # transformers would name all of its hundreds
+        near = get_close_matches(str(kind or "bert"), CONFIG_MAPPING.keys())
+        names = " or ".join(near or ["bert"])
+        raise UserError(f"{what}: transformers has no such kind of model; try {names}")
     try:
         settings = AutoConfig.for_model(kind, **options)
     except (ValueError, KeyError, TypeError, StrictDataclassError) as error:

@@ -23,8 +23,9 @@ def above_ground(points: Floats, sensor_height: float, threshold: float) -> NDAr
 
 def inside(points: Floats, low: Floats, high: Floats) -> NDArray[np.bool_]:
     """Points of an axis-parallel box, upper bounds excluded."""
-    within = (points[:, :3] >= low) & (points[:, :3] < high)
-    return np.asarray(within.all(axis=1))
+    x, y, z = ((points[:, i] >= low[i]) & (points[:, i] < high[i]) for i in range(3))
+    within: NDArray[np.bool_] = x & y & z
+    return within
 
 
 def choose(
@@ -75,8 +76,13 @@ def _first_of_each(cells: NDArray[np.int64]) -> NDArray[np.int64]:
     x, y, z = (int(n) + 1 for n in cells.max(axis=0))
     if x * y * z >= 2**63:
         return np.asarray(np.unique(cells, axis=0, return_index=True)[1])
-    keys = (cells[:, 0] * y + cells[:, 1]) * z + cells[:, 2]  # sorts alike, several times faster
-    return np.asarray(np.unique(keys, return_index=True)[1])
+    return np.asarray(np.unique(_keys(cells, y, z), return_index=True)[1])
+
+
+def _keys(cells: NDArray[np.int64], y: int, z: int) -> NDArray[np.int64]:
+    """One number for each cell (N, 3) of a grid of any x y z; sorts alike, several times faster."""
+    keys: NDArray[np.int64] = (cells[:, 0] * y + cells[:, 1]) * z + cells[:, 2]
+    return keys
 
 
 def block_mask(
@@ -92,9 +98,11 @@ def block_mask(
         rate: share of the occupied blocks to mask, in [0, 1).
         rng: generator of this access.
     """
-    index = np.floor((points[:, :3] - low) / (np.asarray(voxel) * block)).astype(np.int64)
-    _, owner = np.unique(index, axis=0, return_inverse=True)
-    blocks = int(owner.max()) + 1 if len(owner) else 0
-    masked = rng.permutation(blocks) < round(rate * blocks)
-    kept: NDArray[np.bool_] = ~masked[owner.reshape(-1)] if blocks else np.zeros(0, dtype=bool)
+    if not len(points):
+        return np.zeros(0, dtype=bool)
+    cells = np.floor((points[:, :3] - low) / (np.asarray(voxel) * block)).astype(np.int64)
+    _, y, z = (int(n) + 1 for n in cells.max(axis=0))
+    occupied, owner = np.unique(_keys(cells, y, z), return_inverse=True)
+    masked = rng.permutation(len(occupied)) < round(rate * len(occupied))
+    kept: NDArray[np.bool_] = ~masked[owner]
     return kept

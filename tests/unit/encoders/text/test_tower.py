@@ -202,8 +202,16 @@ def test_random_needs_a_config_and_dropout_is_set():
     assert rates == {0.25}
     with pytest.raises(UserError, match="random and a `config`"):
         text_tower("random")
-    with pytest.raises(UserError, match="model_type='bart_typo'"):
-        text_tower("random", config={"model_type": "bart_typo"})
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [({"model_type": "bart_typo"}, r"='bart_typo': .* try bart"), (SIZES, r"=None: .* try bert")],
+)
+def test_an_unknown_kind_of_model_is_answered_with_a_near_one(config, said):
+    with pytest.raises(UserError, match=said) as raised:
+        text_tower("random", config=config)
+    assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize(
