@@ -56,9 +56,9 @@ POINTS, SECONDS, RATE, FILES = 65_000, 2.3, 16_000, 8
 Loader = Callable[[int], Any]  # number of a batch -> the batch
 
 
-def paper(project: str, *words: str) -> Any:
-    """The paper's config of a project."""
-    return load(config_class(project), project, "paper", words)
+def paper(project: str, *words: str, name: str = "paper") -> Any:
+    """The paper's config of a project, or another one."""
+    return load(config_class(project), project, name, words)
 
 
 def images(folder: Path, transform: Any, views: int, batch: int) -> Loader:
@@ -91,12 +91,8 @@ def instructions(batch: int) -> Loader:
     """NV-Embed's queries with a positive and seven negatives."""
     cfg, rng = paper("nv_embed"), np.random.default_rng(0)
     length = cfg.data.max_length
-    tiny = load(
-        config_class("nv_embed"),
-        "nv_embed",
-        "smoke",
-        [f"model.config.max_position_embeddings={length}"],
-    ).model
+    longest = f"model.config.max_position_embeddings={length}"
+    tiny = paper("nv_embed", longest, name="smoke").model
     words = ["state", "world", "people", "house", "time", "part", "night", "right", "point"]
 
     def text(count: int) -> str:

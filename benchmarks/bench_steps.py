@@ -99,7 +99,8 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
         rates.append(product_rate())
         outputs: list[torch.Tensor] = []
         forwards.append(seconds_of(lambda: outputs.append(forward(module, case.rows))))  # noqa: B023
-        steps.append(forwards[-1] + seconds_of(lambda: outputs[0].sum().backward()))  # noqa: B023
+        backward: Callable[[], None] = outputs[0].sum().backward
+        steps.append(forwards[-1] + seconds_of(backward))
         module.zero_grad(set_to_none=True)
     passes = RECOMPUTED if recomputes(cfg) else BACKWARD
     counted = passes * flops / max(rates)
