@@ -122,6 +122,17 @@ def test_probabilities_of_one_stay_finite():
     assert float(out.loss) == pytest.approx((100 + 7 * math.log(10)) / 6, rel=1e-4)
 
 
+def test_a_masked_column_does_not_count_against_a_hit():
+    """The first row's hard negative is nearer than its positive, and masked."""
+    anchor = torch.eye(2)
+    positive, negative = torch.tensor([[0.6, 0.0, 0.8], [0.0, 1.0, 0.0]]), torch.eye(2, 3)
+    anchor = torch.nn.functional.pad(anchor, (0, 1))
+    keep = torch.ones(2, 4, dtype=torch.bool)
+    assert official_bce(anchor, positive, negative, keep).hits.tolist() == [False, True]
+    keep[0, 2] = False
+    assert official_bce(anchor, positive, negative, keep).hits.tolist() == [True, True]
+
+
 @pytest.mark.parametrize("variant", ["masked_infonce", "official_bce"])
 def test_two_ranks_mask_with_all_columns(two_ranks, variant):
     """Checklist 12: loss and gradient of two processes are those of one on the whole batch."""
