@@ -1,5 +1,6 @@
 """Hydra's evaluation: frozen features, collapse diagnostics, subspaces and class relations."""
 
+import math
 from typing import Any
 
 import torch
@@ -122,7 +123,10 @@ def relations(
     class_names: list[str],
     workspace: Workspace,
 ) -> dict[str, float]:
-    """Class matrices, written and drawn, and their rank correlation with the hierarchy."""
+    """Class matrices, written and drawn, and their rank correlation with the hierarchy.
+
+    A class without test images has no similarities: null in the file, left out of the correlation.
+    """
     matrices = {"class_similarity": class_similarity(net, z, labels)}
     overlap = gate_overlap(net)
     if overlap is not None:
@@ -130,7 +134,8 @@ def relations(
     paths = hierarchy_paths(class_names, cfg.eval.hierarchy)
     distances = None if paths is None else path_distances(paths)
     content: dict[str, Any] = {"class_names": class_names}
-    content |= {name: matrix.tolist() for name, matrix in matrices.items()}
+    for name, matrix in matrices.items():
+        content[name] = [[None if math.isnan(x) else x for x in row] for row in matrix.tolist()]
     if distances is not None:
         content["hierarchy_distance"] = distances.tolist()
     write_json(workspace.folder("relations") / "class_relations.json", content)
@@ -138,8 +143,11 @@ def relations(
     for name, matrix in matrices.items():
         draw_matrix(workspace, name, matrix, class_names)
         if distances is not None:
-            value = spearman(upper_triangle(matrix), upper_triangle(distances))
-            metrics[f"{name}_vs_class_distance"] = value
+            values, expected = upper_triangle(matrix), upper_triangle(distances)
+            judged = ~values.isnan()  # both classes have test images
+            if int(judged.sum()) > 1:
+                value = spearman(values[judged], expected[judged])
+                metrics[f"{name}_vs_class_distance"] = value
     return metrics
 
 

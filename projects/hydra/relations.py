@@ -88,7 +88,7 @@ def class_similarity(net: HydraNet, z: Tensor, labels: Tensor) -> Tensor:
     Args:
         net: with its gate; `renormalise` takes cosines inside the subspace.
         z: (N, D) unit projections.
-        labels: (N,) int64; every class occurs.
+        labels: (N,) int64; similarities to a class without samples are nan.
     """
     num_classes = net.num_classes
     members = [z[labels == c] for c in range(num_classes)]
@@ -121,6 +121,12 @@ def class_pairs(num_classes: int, max_pairs: int, seed: int) -> list[tuple[int, 
     return [(int(a), int(b)) for a, b in pairs]
 
 
+def sampled_pairs(labels: Tensor, max_pairs: int, seed: int) -> list[tuple[int, int]]:
+    """`class_pairs` of the classes that have samples."""
+    classes = labels.unique().tolist()
+    return [(classes[a], classes[b]) for a, b in class_pairs(len(classes), max_pairs, seed)]
+
+
 def subspace_precision(
     net: HydraNet,
     z: Tensor,
@@ -150,9 +156,10 @@ def subspace_precision(
     Returns:
         Both with the gate of the pair; ``_random_gate``: its coordinates shuffled (equal
         activation); ``_no_gate`` (the partner's share is then the chance level on average, since
-        what is retrieved does not depend on the partner); ``_chance``.
+        what is retrieved does not depend on the partner); ``_chance``. Empty if all samples are of
+        one class.
     """
-    pairs = class_pairs(net.num_classes, max_pairs, seed)
+    pairs = sampled_pairs(labels, max_pairs, seed)
     device = next(net.parameters()).device
     totals = defaultdict[str, float](float)
     for number, (a, b) in enumerate(pairs):
@@ -222,7 +229,7 @@ def pair_gallery(
     """
     device = next(net.parameters()).device
     rows = []
-    for query_class, partner in class_pairs(net.num_classes, num_pairs, seed):
+    for query_class, partner in sampled_pairs(labels, num_pairs, seed):
         one = torch.tensor([query_class, partner], device=device)
         gate = net.gate(one, one.flip(0))[:1].float().cpu()
         query = int((labels == query_class).nonzero()[0, 0])

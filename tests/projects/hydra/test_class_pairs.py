@@ -131,3 +131,47 @@ def test_classes_hand_out_their_samples_in_one_order():
             expected += members[c][:2].tolist()
             members[c] = members[c][2:] if len(members[c]) > 2 else np.flatnonzero(labels == c)
     assert class_balanced_order(labels, 2, 2, sample_rng(5, 0, 0)).tolist() == expected
+
+
+def test_every_batch_of_an_epoch_draws_its_own_partners():
+    data = dataset()
+    batches = [data[[(i, 0) for i in range(start, start + 20)]] for start in (0, 20, 40)]
+    assert all(torch.equal(batch["labels"], batches[0]["labels"]) for batch in batches)
+    assert len({tuple(batch["partner_labels"].tolist()) for batch in batches}) == 3
+
+
+def test_the_seed_draws_views_partners_and_orders():
+    def drawn(seed, **options):
+        view = CachedImages(IMAGES, TrainTransform(16, flip_prob=0.5))
+        return ClassPairs([view], LABELS, 5, seed=seed, **options)
+
+    keys = [(i, 0) for i in range(20)]
+    first, other = drawn(1)[keys], drawn(2)[keys]
+    assert not torch.equal(first["view_1"], other["view_1"])
+    assert not torch.equal(first["partner_labels"], other["partner_labels"])
+    assert not np.array_equal(drawn(1, repeats=2).order(0), drawn(2, repeats=2).order(0))
+    balanced = [drawn(seed, classes_and_samples=(3, 4)).order(0) for seed in (1, 2)]
+    assert not np.array_equal(*balanced)
+
+
+def test_images_that_cannot_be_read_are_left_out_of_every_column():
+    """Both views, labels, partners and ids are of the images that are left."""
+
+    class Broken(CachedImages):
+        """Sample 2 cannot be read."""
+
+        def load(self, indices, rngs=None):
+            kept = [i for i, index in enumerate(indices) if index != 2]
+            images, _ = super().load([indices[i] for i in kept], [rngs[i] for i in kept])
+            return images, kept
+
+    keys = [(i, 0) for i in (7, 2, 9, 30)]
+    views = [Broken(IMAGES, TrainTransform(16, flip_prob=0.5)) for _ in range(2)]
+    batch = ClassPairs(views, LABELS, 5, seed=3)[keys]
+    whole = dataset(2)[keys]
+    assert batch["ids"].tolist() == [7, 9, 30]
+    assert batch["skipped"] == 1
+    assert torch.equal(batch["labels"], LABELS[[7, 9, 30]])
+    assert torch.equal(batch["partner_labels"].sort().values, batch["labels"].sort().values)
+    for name in ("view_1", "view_2"):
+        assert torch.equal(batch[name], whole[name][[0, 2, 3]])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from PIL import Image
 
 from common.config import UserError
+from common.data.image.sources import TrainTransform
 from common.data.samplers import sample_rng
 from common.families.images.data import eval_transform
+from projects.hydra import data as hydra_data
 from projects.hydra.data import (
     build_data,
     image_part,
@@ -181,3 +184,85 @@ def test_missing_sets_are_user_errors(tmp_path):
         with pytest.raises(UserError, match=message):
             image_part(cfg, "train")
         assert [need.present for need in requirements(cfg)] == [False]
+
+
+def test_crops_are_those_of_the_config():
+    words = ["data.crop_scale=[0.2, 0.4]", "data.mean=[0.1, 0.2, 0.3]", "data.std=[0.4, 0.5, 0.6]"]
+    moments = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    expected = TrainTransform(16, (0.2, 0.4), flip_prob=0.5, mean=moments[0], std=moments[1])
+    assert train_transform(config(*words).data, 0) == expected
+
+
+def test_random_erasing_is_that_of_the_config(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        hydra_data.augment,
+        "rand_augment",
+        lambda size, scale, erase_prob, *_: asked.append((scale, erase_prob)),
+    )
+    words = ["data.augmentation=randaugment", "data.erase_prob=0.3", "data.crop_scale=[0.2, 0.4]"]
+    train_transform(config(*words).data, 0)
+    assert asked == [((0.2, 0.4), 0.3)]
+
+
+@pytest.mark.parametrize("pairs", ["arbitrary", "identical", "distinct"])
+def test_pairs_and_seed_of_the_config_reach_the_set(pairs):
+    train_set = build_data(config(f"pairs.type={pairs}", "seed=5")).train_set
+    assert (train_set.pairs, train_set.seed) == (pairs, 5)
+
+
+def test_the_seed_draws_the_order_of_the_images():
+    first, again, other = (
+        next(iter(build_data(config(f"seed={seed}")).train_dataloader()))["ids"].tolist()
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_each_view_has_its_own_augmentation():
+    """The second view of DINO is solarised."""
+    train_set = build_data(config("data.views=2", "data.augmentation=dino")).train_set
+    bright = torch.full((1, 3, 16, 16), 255).byte()
+    dark = []
+    for view in train_set.views:
+        draws = (view.transform.batch(bright, [sample_rng(0, 0, i)]).mean() for i in range(60))
+        dark.append(sum(float(draw) < -1 for draw in draws))
+    assert dark[0] == 0 < dark[1]
+
+
+def test_fewer_test_images_are_balanced_and_the_same_for_every_seed():
+    parts = [image_part(mini("data.test_limit=100", f"seed={seed}"), "test") for seed in (0, 1)]
+    assert set(Counter(parts[0].labels.tolist()).values()) == {10}
+    assert ids_of(parts[0]) == ids_of(parts[1])
+
+
+def test_imagenet_is_judged_on_its_own_part(monkeypatch, tmp_path):
+    """Training and test images are those of the part that is asked for."""
+
+    def load(name, root, transform, part):
+        return SimpleNamespace(
+            data=SimpleNamespace(samples=[(f"{part}.jpg", 1)]), class_names=["a", "b"]
+        )
+
+    monkeypatch.setattr(hydra_data, "load_image_set", load)
+    cfg = config("data.source=imagenet", f"data.root={tmp_path}", "data.num_classes=2")
+    for part in ("train", "test"):
+        files = image_part(cfg, part).data
+        assert (list(files.paths), files.labels.tolist()) == ([f"{part}.jpg"], [1])
+
+
+@pytest.mark.parametrize(("root", "expected"), [("", "of-training"), ("judged", "judged")])
+def test_sets_of_transfer_are_required_below_their_own_root(root, expected, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        hydra_data.images,
+        "image_requirements",
+        lambda source, root: asked.append((source, root)) or [],
+    )
+    words = [
+        "data.root=of-training",
+        "eval.transfer=[dtd]",
+        *([f"eval.root={root}"] if root else []),
+    ]
+    requirements(config(*words, "data.source=cifar10"))
+    assert asked == [("cifar10", "of-training"), ("dtd", expected)]

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from common.config import UserError
+from common.data.image.simclr import SimCLRTransform
+from common.data.image.sources import TrainTransform
 from common.engine.comparison.spec import read_comparison
 from common.engine.run import train
 from common.engine.workspace import Workspace
@@ -239,6 +241,18 @@ def test_item_13_the_simclr_stage_sees_no_copies_of_an_image():
     """Item 13: copies would be negatives of each other; the gate's stage keeps them."""
     stages = build(config("method.frozen_simclr=true", "data.repeats=3")).stages()
     assert [stage.data.train_set.repeats for stage in stages] == [1, 3]
+
+
+def test_item_13_the_gate_s_stage_starts_from_the_encoder_of_the_simclr_stage():
+    """Item 13: SimCLR has two views with its own augmentation, the gate those of the config."""
+    first, second = build(config("method.frozen_simclr=true")).stages()
+    views = [stage.data.train_set.views for stage in (first, second)]
+    kinds = [[type(view.transform) for view in part] for part in views]
+    assert kinds == [[SimCLRTransform] * 2, [TrainTransform]]
+    a, b = (stage.module.network for stage in (first, second))
+    for part in ("encoder", "projector"):
+        before, after = (getattr(net, part).state_dict() for net in (a, b))
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from common.config import UserError
+from projects.hydra import networks
 from projects.hydra.config import GateConfig
 from projects.hydra.gates import OpenGate, build_gate
 from projects.hydra.module import Hydra
@@ -171,6 +172,25 @@ def test_simclr_baseline_ignores_labels_and_supcon_does_not():
         assert torch.equal(a, b) == same
 
 
+def test_supcon_sees_both_views():
+    module = module_of("method.objective=supcon", "data.views=2").eval()
+    batch = batch_of(views=2)
+    other = {**batch, "view_2": batch["view_2"].flip(0)}
+    a, b = (module.losses(x)["objective"] for x in (batch, other))
+    assert not torch.allclose(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["pairs", "supcon", "simclr"])
+def test_every_contrast_has_the_temperature_of_the_config(objective):
+    words = [f"method.objective={objective}", "data.views=2"]
+    a, b = (
+        module_of(*words, f"method.temperature={tau}").losses(batch_of(views=2))
+        for tau in (0.1, 0.5)
+    )
+    assert not torch.allclose(a["objective"], b["objective"], rtol=1e-3)
+    assert [float(x["logit_scale"]) for x in (a, b)] == pytest.approx([10, 2])
+
+
 def test_frozen_encoder_keeps_weights_and_statistics():
     module = module_of("method.frozen_simclr=true")
     before = {k: v.clone() for k, v in module.network.state_dict().items()}
@@ -242,6 +262,9 @@ def test_fine_tuning_starts_from_an_export_and_decays_layers(tmp_path):
     assert {g.get("lr_scale", 1.0) for g in groups} == {0.5**i for i in range(10)}
     scale = {id(p): g.get("lr_scale", 1.0) for g in groups for p in g["params"]}
     assert scale[id(module.network.head.weight)] == 1.0
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert decay[id(module.network.head.weight)] == module.cfg.optim.weight_decay > 0
+    assert decay[id(module.network.head.bias)] == 0
     assert scale[id(module.network.encoder.backbone.layer4[1].conv2.weight)] == 0.5
     assert scale[id(module.network.encoder.backbone.conv1.weight)] == 0.5**9
     grouped = [id(p) for g in groups for p in g["params"]]
@@ -321,3 +344,24 @@ def test_layer_decay_spares_what_timm_exempts():
         for p in g["params"]
     ]
     assert set(decayed) == {4}
+
+
+def test_a_timm_encoder_has_the_weights_and_the_size_of_the_config(monkeypatch):
+    asked = []
+
+    def tower(*words, **options):
+        asked.append((*words, options["image_size"]))
+        encoder = torch.nn.Identity()
+        encoder.num_features = 4
+        return encoder
+
+    monkeypatch.setattr(networks, "timm_tower", tower)
+    words = ["model.backbone=vit_tiny_patch16_224", "model.pretrained=/weights"]
+    networks.build_net(config(*words, "data.image_size=48"))
+    assert asked == [("vit_tiny_patch16_224", "/weights", 48)]
+
+
+def test_the_noise_of_the_stochastic_gate_is_that_of_the_config():
+    gate, logits = gate_of(type="stochastic", sigma=0.1), torch.full((2, 4000), 0.0)
+    torch.manual_seed(5)
+    assert float(gate.open(logits).std()) == pytest.approx(0.1, rel=0.05)

@@ -261,3 +261,47 @@ def test_two_views_contrast_view_1_with_view_2():
     expected = dense_pair_loss(query, key, gate, labels, partners, module.logit_scale())
     actual = module.losses(batch)["objective"]
     assert torch.allclose(actual, expected, rtol=1e-4)
+
+
+def test_two_views_may_be_positives_of_themselves_in_the_dense_form():
+    """The key of a sample is its other view, which is no copy."""
+    module = module_of("data.views=2", "method.row_mean=true")
+    batch = batch_of(views=2)
+    batch["view_2"] = batch["view_1"] + 0.1
+    batch["partner_labels"] = batch["labels"]
+    query, key = module.network(batch["view_1"])[1], module.network(batch["view_2"])[1]
+    gate = module.network.gate(batch["labels"], batch["labels"])
+    scale = module.logit_scale()
+    expected, without = (
+        dense_pair_loss(
+            query,
+            key,
+            gate,
+            batch["labels"],
+            batch["labels"],
+            scale,
+            row_mean=True,
+            exclude_self=exclude,
+        )
+        for exclude in (False, True)
+    )
+    actual = module.losses(batch)["objective"]
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(actual, without, rtol=1e-3)
+
+
+def test_what_is_logged_is_of_the_batch():
+    """Spread of a coordinate over the batch, positives of the partner class, share of hits."""
+    module = module_of("online_head.weight=0.25").eval()
+    batch = batch_of()
+    batch["partner_labels"] = torch.where(batch["labels"] < 4, 0, 7)
+    batch["labels"][:6] = 0
+    module.network.head.bias.data[0] = 1e4  # the head says 0, whatever the features are
+    terms = module.losses(batch)
+    labels, partners = batch["labels"], batch["partner_labels"]
+    projections = module.network(batch["view_1"])[1]
+    torch.testing.assert_close(terms["z_std"], projections.std(dim=0).mean())
+    count = sum(int((labels == partner).sum()) for partner in partners) / len(partners)
+    assert float(terms["positives_per_query"]) == pytest.approx(count)
+    assert float(terms["online_top1"]) == pytest.approx(float((labels == 0).float().mean()))
+    torch.testing.assert_close(terms["loss"], terms["objective"] + 0.25 * terms["online_loss"])

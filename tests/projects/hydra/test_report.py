@@ -18,6 +18,7 @@ def test_transfer_probes_features_and_not_projections(monkeypatch, tmp_path):
         "eval.transfer=[dtd]",
         "eval.transfer_protocols=[few_shot]",
         "eval.batch_size=3",
+        "seed=7",
     )
     asked = {}
 
@@ -29,6 +30,7 @@ def test_transfer_probes_features_and_not_projections(monkeypatch, tmp_path):
     net = build_net(cfg).eval()
     assert evaluation.transfer(cfg, net, Workspace(tmp_path)) == {"dtd_few_shot": 1.0}
     assert (asked["root"], asked["protocols"]) == (tmp_path / "judged", ["few_shot"])
+    assert (asked["batch_size"], asked["seed"]) == (3, 7)
     images = torch.randn(2, 3, cfg.data.image_size, cfg.data.image_size)
     with torch.no_grad():
         features, projections = net(images)
