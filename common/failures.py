@@ -1,4 +1,8 @@
-"""What ends a command while it works, in one sentence: full disk, memory, a process that is gone."""
+"""What ends a command while it works, in one sentence: full disk, memory, a process that is gone.
+
+Also two refusals of libraries that no config shows before the first step: one row under a batch
+norm, and a loss kernel that cannot run here.
+"""
 
 import errno
 import re
@@ -14,6 +18,7 @@ FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|file too la
 MEMORY_TEXT = re.compile(
     r"out of memory|cannot allocate memory|can't allocate memory|bad_alloc|not enough memory", re.I
 )
+ONE_ROW = "Expected more than 1 value per channel when training"  # torch's batch norm
 WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)")
 PEER = re.compile(
     r"\bgloo\b|\bnccl\b|connection (closed|reset) by peer|process ?group|TCPStore|broken pipe", re.I
@@ -21,7 +26,7 @@ PEER = re.compile(
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence for an error of the machine; None for any other error.
+    """One sentence for an error that the user can mend; None for any other error.
 
     Errors that others were raised on top of count as well: libraries hide a full disk behind
     errors of their own.
@@ -39,6 +44,10 @@ def explain(error: BaseException) -> str | None:
             return f"the path {str(cause.filename)[:80]}... is too long: take a shorter runs_dir or name"
         if isinstance(cause, PermissionError) and cause.filename:
             return f"no permission to open {cause.filename}: change its rights, or name another"
+        if ONE_ROW in text:
+            return "batch norm needs two or more samples a process: raise data.batch_size"
+        if type(cause).__name__ == "BackendError":
+            return f"{text}; loss_backend=auto takes what runs"
         if workers := WORKER.search(text):
             return (
                 f"loader process {workers[1].strip()} was killed, most likely for want of memory: "

@@ -23,6 +23,10 @@ from .crossover import Kind, needs_plain, plain_pairs
 Backend = Literal["auto", "dense", "blocked", "triton"]
 
 
+class BackendError(ValueError):
+    """A back end that was asked for by name cannot run on this device or these inputs."""
+
+
 _log = logging.getLogger(__name__)
 _announced: set[str] = set()
 
@@ -53,7 +57,7 @@ def choose(problem: Problem, backend: str, tiled: bool = False, kind: Kind | Non
     if backend == "triton":
         reason = _triton_reason(problem)
         if reason is not None:
-            raise ValueError(f"backend='triton' is impossible here: {reason}")
+            raise BackendError(f"backend='triton' is impossible here: {reason}")
     if backend != "auto":
         return backend
     kind = kind or problem.kind

@@ -70,7 +70,7 @@ class PairHead(nn.Module):
         """States (N, in_dim) -> vectors (N, out_dim), not of unit length."""
         x = self.first(x)
         x = x if self.first_norm is None else self.first_norm(x, batch_statistics)
-        x = self.second(F.relu(x))
+        x = self.second(F.relu(x).to(self.second.weight.dtype))  # the norm is in float32
         return x if self.last_norm is None else self.last_norm(x, batch_statistics)
 
     def forward(self, center: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,7 @@ class VectorToText(nn.Module):
         Returns:
             (B, C + K + S, W) and its mask.
         """
+        vectors = vectors.to(self.to_tokens.weight.dtype)  # a dual encoder's are float32
         tokens = self.to_tokens(vectors).view(len(vectors), self.num_tokens, self.width)
         if self.constants is not None:
             tokens = torch.cat([self.constants.expand(len(vectors), -1, -1), tokens], dim=1)

@@ -66,7 +66,7 @@ class COSMO(ContrastiveModule):
         if "patches" in batch:
             return batch["patches"].to(self.device)
         pixels = batch["pixels"].to(self.device)
-        tokens = self.tower(pixels.flatten(0, 2))
+        tokens = self.tower(pixels.flatten(0, 2)).to(pixels.dtype)
         return tokens.view(*pixels.shape[:3], *tokens.shape[1:])
 
     def parts(self, batch: CosmoBatch) -> Parts:

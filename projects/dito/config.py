@@ -223,6 +223,10 @@ class Config(ExperimentConfig):
             raise ValueError("method.stages: detect comes last, and once")
         if "detect" in stages and source in ("csv", "webdataset"):
             raise ValueError("method.stages: detect needs boxes: data.source=coco (or scenes)")
+        if "detect" in stages and self.trainer.precision == "bf16-true":
+            raise ValueError(
+                "trainer.precision=bf16-true: boxes in pixels need float32; take bf16-mixed"
+            )
         if source == "coco" and stages != ["detect"]:
             raise ValueError("data.source=coco trains method.stages=[detect]: it has no captions")
         if self.method.image_steps is None and stages[0] == "image" and len(stages) > 1:

@@ -53,7 +53,7 @@ class DSE(PairModule):
     def pair_logits(self, pairs: Sequence[Pair], batch_size: int = 128) -> Tensor:
         """Logits (N, C): each distinct sentence is encoded once."""
         first, second = zip(*pairs, strict=True)
-        return self.scorer.score_sides(first, second, batch_size=batch_size)
+        return self.scorer.score_sides(first, second, batch_size=batch_size).float()
 
 
 def build_scorer(cfg: Config, planned: bool = False) -> PairScorer:

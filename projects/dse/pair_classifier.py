@@ -57,7 +57,7 @@ class PairModule(ContrastiveModule):
     def on_validation_epoch_end(self) -> None:
         """Log the score over the pairs of all ranks."""
         pairs = [pair for part, _ in self._seen for pair in part]
-        labels = torch.cat([labels for _, labels in self._seen]).cpu()
+        labels = torch.cat([labels for _, labels in self._seen]).float().cpu()
         self._seen = []
         gathered = gather_objects((self.pair_logits(pairs).numpy(), labels.numpy()))
         logits, gold = (
@@ -108,7 +108,7 @@ class PairClassifier(PairModule):
 
     def pair_logits(self, pairs: Sequence[Pair], batch_size: int = 128) -> Tensor:
         """Logits (N, C) with one column for two classes, see `binary_logit`."""
-        logits = self.classifier.score(pairs, batch_size)
+        logits = self.classifier.score(pairs, batch_size).float()
         return binary_logit(logits if logits.ndim == 2 else logits[:, None], self.task)
 
 

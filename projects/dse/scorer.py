@@ -147,7 +147,8 @@ class PairScorer(nn.Module):
             x if isinstance(x, Tensor) else torch.stack([vector_of[t] for t in x])
             for x in (first, second)
         )
-        return u.to(device), v.to(device)
+        dtype = next(self.head.parameters(), u).dtype  # "dot" has no weights
+        return u.to(device, dtype), v.to(device, dtype)
 
 
 def save_scorer(scorer: PairScorer, folder: str | Path) -> Path:

@@ -41,7 +41,8 @@ class PairScores:
                 self.encoder.encode(texts, domains, len(texts), experts=assigned, normalize=False)
             )
         right = torch.tensor([pair.label == 1 for pair in batch])
-        losses = torch.full((len(batch),), torch.nan)  # negative pairs have none: no weight either
+        # negative pairs have no loss: no weight either
+        losses = torch.full((len(batch),), torch.nan, dtype=torch.float32)
         if right.any():
             first, second = (side[right].to(self.encoder.device) for side in sides)
             rows = objective(first, second, gather=False).per_sample

@@ -40,7 +40,7 @@ class WhitenedHead(nn.Module):
         """Features of the views (m, B, D) -> what is contrasted, (m, B, D)."""
         if self.position == "before_mlp":
             features = self.whiten(features)
-        z = torch.tanh(self.dense(features))
+        z = torch.tanh(self.dense(features.to(self.dense.weight.dtype)))  # whitened in float32
         return self.whiten(z) if self.position == "after_mlp" else z
 
     def whiten(self, x: Tensor) -> Tensor:

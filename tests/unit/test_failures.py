@@ -9,6 +9,7 @@ import torch
 from common import cli
 from common.config import UserError
 from common.failures import explain, is_lost_peer
+from common.losses.info_nce import InfoNCELoss
 
 
 def raised_on(error, cause):
@@ -50,6 +51,22 @@ def test_an_error_of_the_machine_is_one_sentence(error, sentence):
     said = explain(error)
     assert re.search(sentence, said)
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (lambda: torch.nn.BatchNorm1d(4)(torch.ones(1, 4)), "samples a process: raise data.batch"),
+        (
+            lambda: InfoNCELoss(backend="triton")(torch.eye(2), torch.eye(2), 1.0),
+            "need a CUDA device.*; loss_backend=auto takes",
+        ),
+    ],
+)
+def test_what_a_library_refuses_is_one_sentence(refused, said):
+    with pytest.raises(ValueError, match="more than 1 value|triton") as raised:
+        refused()
+    assert re.search(said, explain(raised.value))
 
 
 @pytest.mark.parametrize(

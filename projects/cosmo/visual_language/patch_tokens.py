@@ -54,7 +54,7 @@ class PatchTower:
     def __call__(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S), normalised -> (B, N, W) float32, where the pixels are."""
         self.to(pixels.device)
-        return patch_tokens(self.encoder.model.visual, pixels).float()
+        return patch_tokens(self.encoder.model.visual, pixels.float()).float()
 
 
 def patch_tokens(visual: Any, pixels: Tensor) -> Tensor:
