@@ -4,12 +4,87 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from projects.dcl import data, evaluate
+from common.evaluation.features.geometry import alignment, uniformity
+from projects.dcl import build, data, evaluate
 from projects.dcl.data import build_data, image_part
-from projects.dcl.evaluate import batch_npc, gradient_identity_error, mechanism, two_views
+from projects.dcl.evaluate import (
+    batch_npc,
+    gradient_identity_error,
+    mechanism,
+    npc_figure,
+    two_views,
+)
 from projects.dcl.module import DCL
 from tests.projects.dcl.conftest import config, random_views
+
+
+def test_trained_and_untrained_encoders_are_judged_on_bank_and_test(monkeypatch):
+    """In evaluation mode, before the projector; the untrained network is that of the seed."""
+    seeds, probed, shown = [], [], []
+    module = nn.Linear(1, 1)
+    module.network = SimpleNamespace(encoder="trained")
+    fresh = SimpleNamespace(network=SimpleNamespace(encoder="fresh"))
+
+    def frozen_parts(cfg, encoder, bank, test, workspace):
+        probed.append((encoder, bank.name, test.name, module.training))
+        return encoder
+
+    stands = {
+        "LabelledPixels": str,
+        "image_part": lambda cfg, part: SimpleNamespace(name=part, data=f"pixels of {part}"),
+        "frozen_parts": frozen_parts,
+        "probes": lambda cfg, parts, linear=None: SimpleNamespace(metrics={"knn5_top1": parts}),
+        "untrained": lambda build, seed, like: seeds.append(seed) or fresh,
+        "mechanism": lambda cfg, module, test, workspace: {"mechanism": test},
+        "save_items": lambda *_: None,
+        "show_features": lambda workspace, parts, bank, test, title: shown.extend(
+            [parts, bank.name, test.name]
+        ),
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(evaluate, name, value)
+    metrics = evaluate.evaluate(config("seed=4"), module, SimpleNamespace())
+    assert probed == [("trained", "bank", "test", False), ("fresh", "bank", "test", False)]
+    assert metrics == {
+        "knn5_top1": "trained",
+        "untrained_knn5_top1": "fresh",
+        "mechanism": "pixels of test",
+    }
+    assert seeds == [4]
+    assert shown == ["trained", "bank", "test"]
+
+
+def test_the_mechanism_is_of_evenly_spaced_images_in_mixed_order(monkeypatch):
+    """Neighbours in the set may share a class; a batch of them would be no sample of the set."""
+    monkeypatch.setattr(evaluate, "NPC_IMAGES", 8)
+    as_is = SimpleNamespace(batch=lambda images, rngs: images)
+    monkeypatch.setattr(evaluate, "train_transform", lambda cfg: as_is)
+    module = SimpleNamespace(
+        network=lambda images: images, parameters=lambda: iter([torch.zeros(1)])
+    )
+    test = SimpleNamespace(labels=torch.zeros(16), images=torch.arange(16.0)[:, None])
+    first, second = (z.flatten().tolist() for z in two_views(config(), module, test))
+    assert first == second
+    assert sorted(first) == [0, 2, 4, 6, 8, 10, 12, 14] != first
+
+
+def test_the_mechanism_compares_both_views(monkeypatch):
+    z_1, z_2 = random_views(4)
+    monkeypatch.setattr(evaluate, "two_views", lambda *_: (z_1, z_2))
+    metrics = mechanism(config(), None, None, SimpleNamespace(figure=lambda *_: None))
+    assert metrics["alignment"] == pytest.approx(alignment(z_1, z_2))
+    assert metrics["projection_uniformity"] == pytest.approx(uniformity(z_1))
+
+
+def test_the_coupling_is_drawn_with_its_deviation_where_it_was_measured():
+    """Variation is relative to the mean; a batch larger than the set has no point."""
+    metrics = {"npc_mean_batch4": 0.5, "npc_variation_batch4": 0.2}
+    (axes,) = npc_figure(metrics, [4, 512]).axes
+    line, _, (bar,) = axes.containers[0]
+    assert line.get_xdata().tolist() == [4]
+    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([0.4, 0.6])
 
 
 def test_an_incomplete_batch_has_no_part_in_the_coupling():
@@ -71,6 +146,36 @@ def test_views_are_drawn_by_the_seed(monkeypatch):
     monkeypatch.setattr(data.images, "image_data", lambda *_: None)
     build_data(config("seed=5"))
     assert asked == [5]
+
+
+def test_the_validation_s_bank_is_limited_as_the_training_images_are(monkeypatch):
+    monkeypatch.setattr(data.images, "limited", lambda cfg: 7)
+    part = SimpleNamespace(source=lambda transform: None)
+    monkeypatch.setattr(data, "TwoViews", lambda images, seed: None)
+    monkeypatch.setattr(
+        data.images, "image_part", lambda cfg, part_, kept=None: part if part_ == "train" else kept
+    )
+    monkeypatch.setattr(data.images, "image_data", lambda cfg, train, labelled: labelled)
+    labelled = build_data(config())
+    assert (labelled("bank"), labelled("test")) == (7, None)
+
+
+def test_files_and_weights_are_those_of_the_config(monkeypatch, tmp_path):
+    monkeypatch.setattr(data.images, "weight_requirements", lambda pretrained: (pretrained,))
+    cfg = config("data.source=cifar10", f"data.root={tmp_path}", "model.pretrained=timm:resnet18")
+    weights, files = data.requirements(cfg)
+    assert weights == "timm:resnet18"
+    assert files.location == str(tmp_path / "cifar-10-batches-py")
+
+
+@pytest.mark.parametrize(("host", "views"), [("simclr", 2), ("nnclr", 2), ("moco", 1)])
+def test_the_plan_counts_the_views_that_the_trained_network_sees(host, views):
+    """MoCo's second view passes the momentum encoder, which keeps no activations."""
+    plan, seen = build(config(f"method.host={host}")).plan(), []
+    module = plan.module()
+    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    plan.forward(module, 3)
+    assert sum(seen) == 3 * views
 
 
 def test_neighbours_vote_as_the_config_says():

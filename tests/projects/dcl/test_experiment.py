@@ -17,7 +17,8 @@ from projects.dcl import build
 from projects.dcl.data import build_data, image_part, num_samples
 from projects.dcl.evaluate import batch_npc, mechanism, two_views
 from projects.dcl.module import DCL
-from projects.dcl.sensitivity import base_steps, cells, run_sensitivity, table
+from projects.dcl.sensitivity import base_steps, cells, figure, run_sensitivity, table
+from projects.dcl.views import TwoViews
 from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
 from tests.projects.dcl.workers import one_rank_npc
 
@@ -139,6 +140,26 @@ def test_seed_draws_the_views():
         assert not torch.equal(first[keys][view], other[keys][view])
 
 
+def test_every_epoch_draws_views_of_its_own():
+    data = build_data(config()).train_set
+    first, second = (data[[(3, epoch), (9, epoch)]] for epoch in (0, 1))
+    for view in ("view_1", "view_2"):
+        assert not torch.equal(first[view], second[view])
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted():
+    class Broken:
+        transform = None
+
+        def views(self, indices, looks):
+            kept = [0, 2]
+            return [torch.zeros(len(kept), 3, 4, 4) for _ in looks], kept
+
+    batch = TwoViews(Broken(), seed=0)[[(5, 0), (7, 0), (9, 0)]]
+    assert batch["ids"].tolist() == [5, 9]
+    assert batch["skipped"] == 1
+
+
 @pytest.fixture
 def imagenet(tmp_path):
     """Two images of each ImageNet-100 class, tiny."""
@@ -181,6 +202,12 @@ def test_missing_classes_are_named(imagenet):
     cfg = config(f"data.root={imagenet}", "data.source=imagenet100")
     with pytest.raises(UserError, match=f"lacks 1 class folders \\({folder.name}"):
         next(build(cfg).stages())
+
+
+def test_the_linear_evaluation_asks_for_the_data_too(tmp_path):
+    cfg = config(f"data.root={tmp_path}", "data.image_size=16", name="paper_linear_cifar10")
+    needed = {need.name: need.present for need in build(cfg).plan().requirements}
+    assert needed == {"data: cifar10": False, "encoder": False}
 
 
 def test_missing_data_is_said_before_training(tmp_path):
@@ -304,6 +331,42 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
     assert len(set(calls)) == len(calls) == 5  # the fifth is the further temperature
 
 
+def test_item_13_a_cell_that_was_cut_off_goes_on(tmp_path):
+    """A folder without metrics is resumed; no cell is validated while it trains."""
+    only = ["sensitivity.temperatures=[]", "sensitivity.epoch_factors=[]"]
+    only += ["sensitivity.batch_sizes=[]", "sensitivity.lr_factors=[1.0]"]
+    cfg = config(*only, "sensitivity.losses=[dcl]", "trainer.val_every_n_steps=3")
+    calls = []
+
+    def fake(project, name, overrides):
+        values = dict(word.split("=", 1) for word in overrides)
+        calls.append(values)
+        folder = tmp_path / "task/runs" / project / name / values["run_id"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "meta.json").touch()
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        (folder / "metrics.json").write_text(json.dumps({"knn5_top1": 0.5}), encoding="utf-8")
+        return folder
+
+    workspace = Workspace(tmp_path / "task", "dcl", "smoke")
+    with pytest.raises(KeyboardInterrupt):
+        run_sensitivity(cfg, workspace, fake)
+    run_sensitivity(cfg, workspace, fake)
+    first, second = calls
+    assert "resume" not in first
+    assert second["resume"] == second["run_id"] == first["run_id"]
+    assert first["trainer.val_every_n_steps"] == "null"
+
+
+def test_item_13_figure_draws_means_over_seeds():
+    values = {"lr": {"0.3": {"dcl": [0.2, 0.4]}, "1.0": {"dcl": [0.5, 0.7]}}}
+    result = {"metric": "knn5_top1", "values": values, "spread": {"lr": {"dcl": {}}}}
+    (panel,) = figure(result).axes
+    (line,) = panel.get_lines()
+    assert list(line.get_ydata()) == pytest.approx([0.3, 0.6])
+
+
 @pytest.mark.usefixtures("unrendered_figures")
 def test_item_13_mini_has_thirty_runs_a_seed(tmp_path):
     """Item 13: thirteen cells of which four are the config itself, three losses, consecutive
@@ -347,6 +410,9 @@ def test_item_13_a_cell_is_scaled_once_and_warms_up_in_proportion():
     assert own.optim.lr == config(name="mini").optim.lr
     one = base_steps(config("trainer.devices=1", name="paper"))
     assert base_steps(config(name="paper")) == pytest.approx(one / 8, rel=1e-3)
+    dropped = ["trainer.max_steps=null", "trainer.max_epochs=3", "data.batch_size=48"]
+    assert base_steps(config(*dropped)) == 3 * (num_samples(config()) // 48)  # of every epoch
+    assert num_samples(config()) % 48
     words = ["trainer.accumulate_grad_batches=2", "trainer.allow_small_negatives=true"]
     assert base_steps(config(*words, name="paper")) == pytest.approx(one / 16, rel=1e-3)
 

@@ -120,6 +120,39 @@ def test_nnclr_support_set_takes_the_first_view_s_projections():
     assert module.negatives_per_query(6) == 5
 
 
+@pytest.mark.parametrize("host", ["moco", "nnclr"])
+def test_rows_of_every_batch_of_a_step_are_stored_once(host):
+    """Two batches make a step here; the next step stores its own rows alone."""
+    module = module_of(host)
+    store = module.queue if host == "moco" else module.support
+    for step in range(2):
+        for seed in (2 * step, 2 * step + 1):
+            module.losses(batch(seed=seed))
+        rows = nn.functional.normalize(torch.cat(module._new_rows), dim=1)
+        assert len(rows) == 12
+        module.after_optimizer_step()
+        stored = store.features[12 * step : 12 * step + 12]
+        torch.testing.assert_close(stored, rows, rtol=1e-5, atol=1e-6)
+    assert int(store.position) == 24
+
+
+def test_queue_and_support_set_have_sizes_of_their_own():
+    words = ["method.queue_size=24", "method.support_size=18"]
+    assert len(module_of("moco", "dcl", *words).queue) == 24
+    assert len(module_of("nnclr", "dcl", *words).support) == 18
+
+
+def test_item_9_coupling_of_nnclr_is_that_of_both_directions():
+    module = module_of("nnclr")
+    z = module.network(torch.cat([batch()["view_1"], batch()["view_2"]]))
+    near_1, near_2 = module.support.nearest(z).chunk(2)
+    p_1, p_2 = module.predictor(z).chunk(2)
+    npc = torch.cat([module.objective(near_1, p_2).npc, module.objective(near_2, p_1).npc])
+    terms = module.losses(batch())
+    torch.testing.assert_close(terms["npc_mean"], npc.mean())
+    torch.testing.assert_close(terms["npc_variation"], npc.std() / npc.mean())
+
+
 def test_momentum_encoder_follows_after_the_step():
     module = module_of("moco", "dcl", "method.momentum=0.75")
     weight = module.network.projector.layers[-1].weight

@@ -231,13 +231,35 @@ def test_dclw_weight_carries_gradient_unless_detached():
     assert not torch.allclose(gradients[0][1], gradients[1][1])
 
 
-def test_dclw_on_one_way_hosts_is_the_weighted_formula():
-    q, k = random_views(5)
+@pytest.mark.parametrize("sigma", [0.5, 0.2])
+@pytest.mark.parametrize("detach", [False, True])
+def test_dclw_on_one_way_hosts_is_the_weighted_formula(sigma, detach):
+    """Value, and the gradient with and without the weight's own."""
     queue = F.normalize(wave(12, 8, 0.5), dim=1)
-    positive = (q * k).sum(1)
-    weight = von_mises_fisher_weight(positive, 0.5)
-    expected = ((q @ queue.T / 0.1).logsumexp(1) - weight * positive / 0.1).mean()
-    close(OneWayObjective(method("dclw"), in_batch=False)(q, k, queue).loss, expected)
+    gradients = []
+    for own in (True, False):
+        q, k = (x.requires_grad_() for x in random_views(5))
+        positive = (F.normalize(q, dim=1) * F.normalize(k, dim=1)).sum(1)
+        weight = von_mises_fisher_weight(positive, sigma)
+        weight = weight.detach() if detach else weight
+        scores = F.normalize(q, dim=1) @ queue.T / 0.1
+        loss = (scores.logsumexp(1) - weight * positive / 0.1).mean()
+        if own:
+            cfg = method("dclw", sigma=sigma, detach_weight=detach)
+            actual = OneWayObjective(cfg, in_batch=False)(q, k, queue).loss
+            close(actual, loss)
+            loss = actual
+        gradients.append(torch.autograd.grad(loss, (q, k)))
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("loss", ["infonce", "dcl", "dclw"])
+def test_gathering_and_backend_are_those_of_the_config(loss, gather):
+    cfg = method(loss, gather=gather, loss_backend="blocked")
+    for host in (TwoViewObjective(cfg), OneWayObjective(cfg, in_batch=True)):
+        assert (host.loss.gather, host.loss.backend) == (gather, "blocked")
 
 
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "dclw"])
