@@ -160,6 +160,46 @@ def test_circo_has_several_answers_and_keeps_the_reference(tmp_path):
     assert submission(data, query, gallery)["circo.json"]["0"][0] == 4
 
 
+def colours(name, queries, exclude=False):
+    """A set whose pictures are the four colours."""
+    pictures = {n: Image.new("RGB", (4, 4), colour) for n, colour in COLOURS.items()}
+    return ComposedSet(name, queries, list(COLOURS), pictures.__getitem__, exclude)
+
+
+def test_every_answer_of_circo_counts_and_its_file_has_the_whole_gallery():
+    """Yellow first, then red or green, blue last: the second answer is the fourth hit."""
+    places = dict(zip("1234", COLOURS.values(), strict=True))
+    pictures = {name: Image.new("RGB", (4, 4), colour) for name, colour in places.items()}
+    queries = [ComposedQuery("0", "1", ("is yellow",), ("4", "3"))]
+    data = ComposedSet("circo", queries, list("1234"), pictures.__getitem__)
+    metrics, query, gallery = evaluate_composed(data, mean_colour, wanted)
+    assert metrics["map_at_5"] == pytest.approx((1 + 2 / 4) / 2)
+    assert submission(data, query, gallery)["circo.json"]["0"][::3] == [4, 3]
+
+
+def test_batches_of_queries_keep_references_and_sentences_together():
+    """Three queries in batches of two: each is its own reference moved to what it asks for."""
+    queries = [
+        ComposedQuery(n, n, (f"is {text}",), ("d",))
+        for n, text in zip("abc", ("red", "green", "blue"), strict=True)
+    ]
+
+    def compose(references, texts):
+        return references + wanted(references, texts)
+
+    data = colours("cirr_like", queries)
+    results = [evaluate_composed(data, mean_colour, compose, batch_size=n)[1] for n in (2, 3)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(results[0], torch.eye(3))
+
+
+def test_the_file_of_a_group_has_three_names():
+    queries = [ComposedQuery("7", "b", ("is red",), (), ("a", "c", "d"))]
+    data = colours("cirr", queries, exclude=True)
+    _, query, gallery = evaluate_composed(data, mean_colour, wanted)
+    assert submission(data, query, gallery)["cirr_subset.json"]["7"] == ["a", "d", "c"]
+
+
 def test_genecis_ranks_each_query_in_its_own_gallery(tmp_path):
     """Checklist 15 of RTD: objects by COCO's id, attributes as enlarged boxes on a black square."""
     sample = {
@@ -171,7 +211,9 @@ def test_genecis_ranks_each_query_in_its_own_gallery(tmp_path):
     write(tmp_path / "genecis/change_object.json", [sample])
     for i, name in enumerate("abcd", start=1):
         paint(tmp_path / f"val2017/{i:012d}.jpg", COLOURS[name])
-    metrics, _, _ = evaluate_composed(genecis(tmp_path, "change_object"), mean_colour, wanted)
+    objects = genecis(tmp_path, "change_object")
+    assert [q.subset for q in objects.queries] == [("2", "3", "4")]  # without the reference
+    metrics, _, _ = evaluate_composed(objects, mean_colour, wanted)
     assert metrics == {"recall_at_1": 1.0, "recall_at_2": 1.0, "recall_at_3": 1.0}
     box = {"image_id": 9, "instance_bbox": [4, 4, 4, 2]}
     other = {"image_id": 9, "instance_bbox": [0, 0, 2, 2]}
