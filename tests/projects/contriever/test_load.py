@@ -34,3 +34,9 @@ def test_an_exported_encoder_prepares_texts_as_in_evaluation(tmp_path):
         load(tmp_path)
     (tmp_path / "contriever.json").unlink()  # of an older version
     torch.testing.assert_close(load(tmp_path).encode(TEXTS), module.encoder.encode(TEXTS))
+
+
+def test_an_exported_encoder_of_unit_vectors_gives_unit_vectors(tmp_path):
+    words = [*SWITCHES, "method.norm_query=true", "method.norm_document=true"]
+    build(config(*words)).export(module_of(*words).eval(), tmp_path)
+    torch.testing.assert_close(load(tmp_path).encode(TEXTS).norm(dim=1), torch.ones(2))

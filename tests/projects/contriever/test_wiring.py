@@ -6,17 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from common.config import UserError
+from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
+from projects.contriever import baselines, exported, tasks
 from projects.contriever import data as data_module
 from projects.contriever import evaluate as evaluation
-from projects.contriever import exported
+from projects.contriever import stages as stages_module
+from projects.contriever import stream as stream_module
+from projects.contriever.bins import TokenBins
 from projects.contriever.data import (
     pretraining_data,
     question_data,
     token_streams,
     two_views,
 )
-from tests.projects.contriever.conftest import config, module_of, tokens
+from projects.contriever.stream import ChunkPairs, TokenStream
+from tests.projects.contriever.conftest import batch, config, module_of, tokens
 from tests.projects.contriever.test_data import Numbered
 
 
@@ -194,3 +200,320 @@ def test_a_gradient_cache_changes_nothing_but_memory():
     assert (whole, part) == (8, 3)
     torch.testing.assert_close(cached, plain)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
+
+
+# -- the report ----------------------------------------------------------------------------------
+
+
+def spread_of(monkeypatch, vectors, corpus, *words):
+    """What `evaluate` says of these document vectors; which texts it read, in which mode."""
+    read, modes = [], []
+
+    class Recipe:
+        def documents(self, encoder, texts):
+            read.extend(texts)
+            modes.append(encoder.training)
+            return vectors
+
+    monkeypatch.setattr(evaluation, "first_set", lambda cfg: RetrievalSet(corpus, {}, {}))
+    monkeypatch.setattr(evaluation, "recipe_of", lambda cfg: Recipe())
+    return evaluation.evaluate(config(*words), module_of()), read, modes
+
+
+def test_spread_is_of_each_dimension_over_the_first_documents(monkeypatch):
+    corpus = {str(i): f"text {i}" for i in range(300)}
+    vectors = torch.tensor([[1.0, 0.0, 0.0], [5.0, 0.0, 2.0]])
+    metrics, read, modes = spread_of(monkeypatch, vectors, corpus)
+    assert read == list(corpus.values())[:256]
+    assert modes == [False]
+    assert metrics["document_std"] == pytest.approx(float(vectors.std(0).mean()))
+
+
+@pytest.mark.parametrize(
+    ("words", "age"),
+    [
+        (["trainer.num_nodes=2"], 2.5),
+        (["trainer.devices=[0,1]"], 2.5),
+        (["trainer.devices=auto"], None),
+        (["method.objective=in_batch"], None),
+        (["method.pretrain=false"], None),
+    ],
+)
+def test_the_queue_has_an_age_where_there_is_one_and_devices_are_counted(monkeypatch, words, age):
+    """64 keys; a step adds eight of every device on every node."""
+    metrics, _, _ = spread_of(monkeypatch, torch.eye(2), {"a": "x", "b": "y"}, *words)
+    assert metrics.get("queue_age") == age
+
+
+def test_search_looks_in_the_documents_of_the_first_set(monkeypatch):
+    sets = {name: RetrievalSet({"d": f"text of {name}"}, {"q": "query"}, {}) for name in "ab"}
+    monkeypatch.setattr(evaluation, "load_set", lambda cfg, place: sets[place])
+    words = ["eval.beir=[a,b]", "eval.held_out_queries=0", "finetune.steps=0"]
+    assert evaluation.search_texts(config(*words)) == ["text of a"]
+
+
+def test_the_whitened_baseline_is_another_than_the_untrained_one(monkeypatch):
+    for name in ("untrained", "whitened"):
+        monkeypatch.setattr(baselines.family, name, lambda cfg, recipe, place, name=name: name)
+    for name in ("untrained", "whitened"):
+        assert getattr(baselines, name)(config(), None) == name
+
+
+# -- training data -------------------------------------------------------------------------------
+
+
+def test_both_stages_read_by_seed_and_batch_of_their_own():
+    words = ["seed=3", "data.batch_size=16", "finetune.batch_size=2", "data.num_workers=5"]
+    cfg, encoder = config(*words), module_of().encoder
+    for data, size in ((pretraining_data(cfg, encoder), 16), (question_data(cfg, encoder), 2)):
+        assert (data.batch_size, data.num_workers) == (size, 5)
+        assert data.seed == data.train_set.seed == 3
+
+
+def test_synthetic_texts_are_those_of_the_seed():
+    tokenizer = module_of().encoder.tokenizer
+
+    def ids(seed):
+        return token_streams(config(f"seed={seed}"), tokenizer)["first"].shards[0].tolist()
+
+    assert ids(0) == ids(0) != ids(1)
+
+
+@pytest.mark.parametrize(
+    ("views", "length", "fits"),
+    [
+        ("crops", 124, True),
+        ("crops", 126, False),
+        ("inverse_cloze", 62, True),
+        ("inverse_cloze", 63, False),
+    ],
+)
+def test_views_have_to_fit_the_model_with_their_special_tokens(views, length, fits):
+    """64 positions, two of them special; the context of a cloze may be the whole chunk."""
+    cfg = config(f"data.views={views}", f"data.chunk_length={length}", "data.ratio_max=0.5")
+    encoder = module_of().encoder
+    if fits:
+        assert len(pretraining_data(cfg, encoder).train_set)
+        return
+    with pytest.raises(UserError, match="do not fit a model of 64 positions"):
+        pretraining_data(cfg, encoder)
+
+
+def test_a_source_may_be_named_from_where_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("shards", "root"):
+        (tmp_path / name).mkdir()
+    cfg = config("data.source=files", "data.sources={x: shards}", "data.root=root")
+    assert data_module.source_folder(cfg, "shards").resolve() == tmp_path / "shards"
+    assert data_module.source_folder(cfg, "other").resolve() == tmp_path / "root/other"
+
+
+def test_equal_tokens_under_other_ids_are_another_vocabulary():
+    class Tokenizer:
+        def __init__(self, **ids):
+            self.ids = ids
+
+        def get_vocab(self):
+            return self.ids
+
+    first, same, other = Tokenizer(a=0, b=1), Tokenizer(b=1, a=0), Tokenizer(a=1, b=0)
+    assert data_module.vocabulary_of(first) == data_module.vocabulary_of(same)
+    assert data_module.vocabulary_of(first) != data_module.vocabulary_of(other)
+
+
+def test_files_and_weights_are_asked_for_where_they_are_read(tmp_path):
+    """Titles come with their set; questions are read only if there is a second stage."""
+
+    def names(*words):
+        cfg = config("data.source=bundled", f"data.root={tmp_path}", *words)
+        return {need.name for need in data_module.requirements(cfg)}
+
+    weights = "model.pretrained=bundled:text-encoder"
+    first = names(weights, "finetune.file=q.jsonl")
+    assert "data: questions" in first
+    assert any("weights" in name for name in first)
+    assert "data: questions" not in names(weights, "finetune.file=q.jsonl", "finetune.steps=0")
+    tuned = names(weights, "finetune.file=q.jsonl", "method.pretrain=false")
+    assert any("weights" in name for name in tuned)
+    words = ["eval.beir=[retrieval-cisi@titles]", "eval.held_out_queries=0", "finetune.steps=0"]
+    assert not any("queries" in name for name in names(*words))
+
+
+def test_sources_offsets_and_views_are_drawn_by_seed_and_epoch():
+    tokenizer = module_of().encoder.tokenizer
+    streams = {
+        name: TokenStream([np.arange(start, start + 900)], 30)
+        for name, start in (("a", 10), ("b", 1000))
+    }
+
+    def views(chunk, rng):
+        return chunk[:1], rng.integers(10, 400, 20)
+
+    def drawn(seed, epoch):
+        data = ChunkPairs(streams, tokenizer, views, seed=seed)
+        places = [data.place(i, epoch) for i in range(40)]
+        offsets = [data.offset(source, epoch) for source in (0, 1)]
+        return places, offsets, data.views(0, 0, 0, epoch)[1].tolist()
+
+    first, again = drawn(0, 0), drawn(0, 0)
+    assert first == again
+    for other in (drawn(0, 1), drawn(1, 0)):
+        assert all(a != b for a, b in zip(first, other, strict=True))
+    assert first[1][0] != first[1][1]  # a source has an offset of its own
+    sources = ChunkPairs(streams, tokenizer, views)
+    rows = {sources.place(3, epoch)[1] for epoch in range(400)}
+    assert rows == {*range(len(streams["a"]))}  # any chunk of the source
+    assert {sources.offset(0, epoch) for epoch in range(400)} == {*range(30)}
+
+
+def test_texts_are_tokenised_once_whatever_the_size_of_a_part(monkeypatch):
+    tokenizer, texts = module_of().encoder.tokenizer, ["the world", "of men", "people"]
+    expected = stream_module.flat_ids(tokenizer, texts).tolist()
+    monkeypatch.setattr(stream_module, "_ROWS", 1)
+    assert stream_module.flat_ids(tokenizer, texts).tolist() == expected
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (0, 1)])
+def test_bins_are_cut_and_changed_by_seed_and_epoch(seed, epoch):
+    """Each bin has numbers of its own."""
+
+    def prepare(ids, padding, rng):
+        return {"drawn": torch.tensor(rng.random())}
+
+    def drawn(seed, epoch):
+        data = TokenBins([[1, 2]] * 9, tokens=6, pad_id=0, prepare=prepare, seed=seed)
+        batches = [data[[(i, epoch)]] for i in range(len(data))]
+        return [b["ids"].tolist() for b in batches], [float(b["drawn"]) for b in batches]
+
+    first, again, other = drawn(0, 0), drawn(0, 0), drawn(seed, epoch)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
+    assert len({*first[1]}) == 3
+
+
+# -- module and stages ---------------------------------------------------------------------------
+
+
+def test_fine_tuning_warms_up_by_its_own_steps_alone():
+    module = module_of("optim.warmup_steps=0", "optim.warmup_epochs=2", finetune=True)
+    assert module.optim.warmup_epochs == 0
+
+
+def test_keys_of_every_batch_of_a_step_are_enqueued():
+    module, keys = module_of("trainer.accumulate_grad_batches=2"), []
+    for seed in (0, 1):
+        module.losses(batch(seed=seed))
+        keys.append(module._new_keys[-1])
+    module.after_optimizer_step()
+    assert torch.equal(module.queue.features[:8], torch.cat(keys))
+    assert int(module.queue.position) == 8
+
+
+def test_deviations_are_those_of_a_dimension_over_the_rows():
+    module = module_of("model.dropout=0", "method.momentum=0.5")
+    with torch.no_grad():
+        for parameter in module.momentum_encoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    terms = module.losses(batch())
+    query, key = module.encoder(**batch()["query"]), module._new_keys[0]
+    for name, vectors in (("query_std", query), ("key_std", key)):
+        expected = ((vectors - vectors.mean(0)) ** 2).mean(0).sqrt().mean()
+        torch.testing.assert_close(terms[name], expected)
+
+
+def test_negatives_are_all_other_golds_and_all_negatives():
+    assert module_of("finetune.num_negatives=2", finetune=True).negatives_per_query(4) == 11
+    assert module_of("method.objective=in_batch").negatives_per_query(4) == 3
+
+
+def test_the_loss_has_the_options_of_the_method():
+    words = ["method.gather=false", "method.loss_backend=blocked"]
+    loss = module_of("method.objective=in_batch", *words).objective.loss
+    assert (loss.gather, loss.backend) == (False, "blocked")
+
+
+def test_the_second_stage_tunes_the_encoder_of_the_first():
+    first, second = stages_module.stages(config("finetune.steps=7", "trainer.max_steps=9"))
+    assert first.module.encoder is second.module.encoder
+    assert (first.module.finetune, second.module.finetune) == (False, True)
+    assert second.trainer == {"max_steps": 7, "max_epochs": None}
+    assert not first.trainer
+    (alone,) = stages_module.stages(config("method.pretrain=false"))
+    assert alone.name == "finetune"
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "tokens"),
+    [
+        ([], 3, 18),
+        (["method.objective=in_batch"], 6, 18),
+        (["finetune.chunk_size=2"], 3, 18),  # of the second stage
+        (["method.pretrain=false", "finetune.num_negatives=2"], 12, 48),
+        (["method.pretrain=false", "finetune.chunk_size=4"], 4, 48),
+    ],
+)
+def test_the_plan_counts_the_texts_whose_activations_are_kept(words, rows, tokens):
+    """Keys of a queue keep none; a question comes with its gold and its negatives."""
+    cfg = config(*words)
+    plan, seen = stages_module.plan(cfg), []
+    module = plan.module()
+    module.encoder.tower.model.register_forward_pre_hook(
+        lambda _, inputs, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    plan.forward(module, 3)
+    assert seen == [(rows, tokens)]
+    if cfg.method.pretrain:
+        streams = token_streams(cfg, module.encoder.tokenizer)
+        assert plan.num_samples == sum(len(stream) for stream in streams.values())
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_search_normalises_the_side_that_the_config_names(side):
+    words = [f"method.norm_{side}=true"]
+    recipe, encoder = stages_module.recipe_of(config(*words)), module_of(*words).encoder
+    lengths = {
+        "query": recipe.queries(encoder, ["a b"]).norm(),
+        "document": recipe.documents(encoder, ["a b"]).norm(),
+    }
+    unit = {name for name, length in lengths.items() if abs(float(length) - 1) < 1e-5}
+    assert unit == {side}
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+class Sized:
+    """What a tokenizer tells the task: its size and its ids."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def get_vocab(self):
+        return {"a": 0}
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(2**16, np.uint16), (2**16 + 1, np.int32)])
+@pytest.mark.parametrize("own", [False, True])
+def test_shards_are_written_with_the_tokenizer_of_the_model(
+    monkeypatch, tmp_path, size, dtype, own
+):
+    """Its own if it names one; ids are as wide as its vocabulary needs; texts are prepared."""
+    asked, written = [], []
+    monkeypatch.setattr(tasks, "load_tokenizer", lambda name: asked.append(name) or Sized(size))
+    monkeypatch.setattr(tasks, "plain_ids", lambda tokenizer, texts: [[len(t)] for t in texts])
+    monkeypatch.setattr(tasks, "open_shards", lambda folder: [])
+
+    def write(target, digest, count, rows, dtype, lines):
+        written.append((list(rows(range(count))), dtype))
+
+    monkeypatch.setattr(tasks, "write_token_files", write)
+    (tmp_path / "x.txt").write_text("the \u2026\n\n  men\n", encoding="utf-8")
+    words = [f"tokenize.input={tmp_path}/x.txt", f"tokenize.output={tmp_path}/out"]
+    words += ["tokenize.normalize_text=true"]
+    words += ["model.tokenizer=some/tokenizer"] if own else ["model.pretrained=some/model"]
+    tasks.tokenize(config(*words), Workspace(tmp_path / "task"))
+    assert asked == ["some/tokenizer" if own else "some/model"]
+    assert written == [([[len("the ...")], [len("men")]], dtype)]
