@@ -208,7 +208,8 @@ def composed_gallery(task: Task, query: Tensor, images: Tensor) -> list[dict[str
     for q in range(0, len(task.queries), step)[:SHOWN_QUERIES]:
         asked = task.queries[q]
         excluded = [place[asked.reference]] if asked.reference in place else []
-        hits = search(query[q : q + 1], units, SHOWN_RESULTS, exclude=[excluded])
+        most = min(SHOWN_RESULTS, len(units) - len(excluded))
+        hits = search(query[q : q + 1], units, most, exclude=[excluded])
         condition = f"a photo of $ that {asked.condition}"
         results: list[dict[str, Any]] = [{"item": condition, "score": 1.0, "name": "condition"}]
         for score, i in zip(hits.scores[0].tolist(), hits.indices[0].tolist(), strict=True):

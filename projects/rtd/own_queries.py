@@ -33,8 +33,8 @@ KIND = "own"
 def read_task(cfg: Config, path: Path, say: Callable[[str], None]) -> tuple[Task, int]:
     """Queries of a file over all images that it names; and how many rows were left out.
 
-    Rows that lack a value, or whose image can't be read, are left out. Paths are relative to the
-    file.
+    Rows that lack a value, whose image can't be read, or whose target is the reference, are left
+    out. Paths are relative to the file.
 
     Args:
         cfg: the project's config.
@@ -51,12 +51,12 @@ def read_task(cfg: Config, path: Path, say: Callable[[str], None]) -> tuple[Task
     places: dict[str, int] = {}
     asked = []
     for number, (reference, text, target) in enumerate(cells):
-        if not text or not {reference, target} <= images:
+        if not text or reference == target or not {reference, target} <= images:
             continue
         first, second = (places.setdefault(name, len(places)) for name in (reference, target))
         asked.append(Query(first, text, second, KIND, str(number)))
     if not asked:
-        raise UserError(f"{path} has no row with a reference, a text and a target")
+        raise UserError(f"{path} has no row with a reference, a text and another target")
     size = cfg.data.image_size
     pixels = torch.stack([_square(path.parent / name, size) for name in places])
     task = Task(pixels, [Path(name).stem for name in places], asked, list(range(len(places))))

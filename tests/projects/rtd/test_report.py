@@ -25,7 +25,8 @@ def task_of(count):
 
 def test_chance_leaves_the_reference_out_and_before_is_of_the_frozen_tower(monkeypatch, tmp_path):
     """One of the other pictures by chance; ``before_*`` asks the text tower of CLIP."""
-    monkeypatch.setattr(evaluation, "task_of", lambda cfg: task_of(5))
+    searched = task_of(6)._replace(gallery=list(range(5)))
+    monkeypatch.setattr(evaluation, "task_of", lambda cfg: searched)
     monkeypatch.setattr(evaluation, "encode_task", lambda *_: None)
     for name in ("leave_behind", "official"):
         monkeypatch.setattr(evaluation, name, lambda *_: {})

@@ -15,7 +15,7 @@ from projects.rtd import baselines, generate, oti, own_queries, stages, tasks
 from projects.rtd import data as data_module
 from projects.rtd import drawings as drawings_module
 from projects.rtd import evaluate as evaluation
-from projects.rtd.data import HiddenCaptions, Images, Inverted, TripletBatches
+from projects.rtd.data import HiddenCaptions, Images, Inverted, TripletBatches, synthetic_set
 from projects.rtd.drawings import (
     CONDITIONS,
     Drawing,
@@ -30,22 +30,26 @@ from projects.rtd.evaluate import (
     Task,
     composed,
     composed_gallery,
+    encode_task,
     judge_of,
     leave_behind,
     name_recall,
+    ranks_of,
     reference_first,
     save_items,
+    synthetic_task,
     task_metrics,
     task_of,
 )
 from projects.rtd.hosts import HOSTS
 from projects.rtd.inference import ComposedSearch, Found
+from projects.rtd.inversion import GeluPhi, ReluPhi
 from projects.rtd.key_phrases import LemmaTagger
 from projects.rtd.oti import Phrases
 from projects.rtd.pictures import padded
 from projects.rtd.table import before_after
 from projects.rtd.triplets import COLUMNS, Triplet
-from tests.projects.rtd.conftest import config, module_of
+from tests.projects.rtd.conftest import batch_of, config, module_of
 
 
 def small_task(queries, count, gallery=None, names=None):
@@ -102,6 +106,54 @@ def test_drawings_are_asked_of_a_part_and_searched_among_the_held_out(
         monkeypatch.setattr(evaluation, name, value)
     task = task_of(config("data.source=drawings", "data.tagger=lemmas", *words), split)
     assert (task.queries, task.gallery) == ([asked], gallery)
+
+
+def test_synthetic_queries_go_from_the_first_picture_of_a_class_to_that_of_the_next():
+    pairs, task = synthetic_set(config()), synthetic_task(config())
+    labels = pairs.labels.tolist()
+    classes = sorted({*labels})
+    first = [labels.index(label) for label in classes]
+    assert [q.reference for q in task.queries] == first
+    assert [q.target for q in task.queries] == [*first[1:], first[0]]
+    asked = [f"shows a {pairs.class_names[labels[q.target]]}" for q in task.queries]
+    assert [q.condition for q in task.queries] == asked
+    assert task.names == [pairs.class_names[label] for label in labels]
+
+
+def test_pictures_are_embedded_in_the_order_of_the_task(monkeypatch):
+    as_is = SimpleNamespace(batch=lambda images: images)
+    monkeypatch.setattr(evaluation, "tower_transform", lambda encoder: as_is)
+    encoder = SimpleNamespace(encode_image=lambda images: images[:, :1, 0, 0])
+    task = small_task([], 5)
+    task = task._replace(images=torch.arange(5.0)[:, None, None, None].expand(5, 3, 4, 4))
+    composer = SimpleNamespace(encoder=encoder, device="cpu")
+    images = encode_task(config("eval.batch_size=2"), composer, task)
+    assert images.flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_places_are_those_in_the_gallery():
+    """Ranks, chance and the marked answer where few pictures are searched, in another order."""
+    images = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0], [0.4, 1.0]]), dim=1)
+    task = small_task([Query(0, "x", 2, "tone", "f")], 4, gallery=[3, 2, 0])
+    query = images[2:3]
+    assert ranks_of(task, query, images, task.gallery).tolist() == [1]
+    assert ranks_of(task, images[3:], images, task.gallery).tolist() == [2]
+    (row,) = composed_gallery(task, query, images)
+    assert [(r["name"], r["correct"]) for r in row["results"][1:3]] == [("c", True), ("d", False)]
+
+
+def test_training_is_watched_by_answers_at_rank_one(monkeypatch):
+    task = small_task([Query(0, "x", 1, "tone", "f")] * 3, 3)
+    stands = {
+        "task_of": lambda cfg, split: task,
+        "encode_task": lambda *_: torch.eye(3),
+        "composed": lambda *_: None,
+        "ranks_of": lambda *_: torch.tensor([1, 2, 1]),
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(evaluation, name, value)
+    _, judge = judge_of(config("eval.validate=true"))
+    assert judge(None).tolist() == [True, False, True]
 
 
 def test_training_is_watched_on_development_queries(monkeypatch):
@@ -212,6 +264,15 @@ def test_means_are_over_all_parts_of_a_set():
     means = evaluation.means_of(after | before)
     assert means == {"genecis_recall_at_1": 1.5, "before_genecis_recall_at_1": 0.75}
     assert evaluation.means_of({name: after[name] for name in list(after)[:3]}) == {}
+    fashion = {
+        f"{prefix}fashioniq_{part}_recall_at_{k}": value
+        for part in ("dress", "shirt", "toptee")
+        for k in (10, 50)
+        for prefix, value in (("", k / 100), ("before_", k / 200))
+    }
+    means = evaluation.means_of(fashion)
+    assert means["fashioniq_mean"] == pytest.approx(0.3)
+    assert means["before_fashioniq_mean"] == pytest.approx(0.15)
 
 
 # -- baselines -----------------------------------------------------------------------------------
@@ -322,6 +383,24 @@ def test_own_queries_by_hand(monkeypatch, tmp_path):
     assert metrics["text_only_recall_at_1"] == 0.5  # the sentence in CLIP's own tower
     assert (metrics["image_only_recall_at_1"], metrics["image_only_mrr"]) == (0.5, 0.75)
     assert (metrics["recall_at_1_chance"], metrics["recall_at_5_chance"]) == (0.5, 1)
+
+
+def test_few_pictures_of_a_user_are_judged(tmp_path):
+    """Two pictures, fewer than the gallery shows; a reference is never its own answer."""
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    pairs = [("a.png", "b.png"), ("a.png", "a.png")]
+    rows = [{"reference": a, "text": "is red", "target": b} for a, b in pairs]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = Notes()
+    metrics = own_queries.judge_queries(config(), module_of(), notes, tmp_path / "q.jsonl")
+    assert (metrics["num_queries"], metrics["num_skipped"]) == (1, 1)
+    assert metrics["recall_at_1"] == metrics["recall_at_1_chance"] == 1
+    (row,) = notes.saved["composed queries"]
+    assert [result["name"] for result in row["results"]] == ["condition", "b"]
+    (tmp_path / "q.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(UserError, match="another target"):
+        own_queries.read_task(config(), tmp_path / "q.jsonl", notes.say)
 
 
 def test_rows_of_a_user_that_lack_a_value_are_counted(tmp_path):
@@ -501,6 +580,54 @@ def test_the_optimiser_of_a_host_has_phi_alone(host):
     assert {id(p) for p in group["params"]} == {id(p) for p in module.composer.phi.parameters()}
 
 
+@pytest.mark.parametrize(
+    ("host", "kind"), [("lincir", GeluPhi), ("searle", GeluPhi), ("pic2word", ReluPhi)]
+)
+def test_phi_is_that_of_its_host_with_the_sizes_of_the_config(host, kind):
+    cfg = config(f"phi.host={host}", "phi.hidden_dim=20", "phi.dropout=0.3")
+    phi = stages.composer_of(cfg).phi
+    assert isinstance(phi, kind)
+    widths = {m.out_features for m in phi.layers.modules() if isinstance(m, torch.nn.Linear)}
+    assert 20 in widths
+    dropouts = {m.p for m in phi.modules() if isinstance(m, torch.nn.Dropout)}
+    assert dropouts == {0.3}
+
+
+def test_blocks_of_the_text_tower_that_learns_are_recomputed():
+    composer = stages.composer_of(config("model.activation_checkpointing=true"))
+    towers = composer.student.transformer, composer.encoder.model.transformer
+    assert [tower.grad_checkpointing for tower in towers] == [True, False]
+
+
+def test_another_sentence_may_be_composed():
+    composer = module_of().composer.eval()
+    images, template = torch.randn(1, 32), "an image of $, {}"
+    ids = composer.tokens(["an image of $, red"])
+    expected = composer.query(ids, composer.pseudo_words(images))
+    torch.testing.assert_close(composer.compose(images, ["red"], template=template), expected)
+
+
+def test_weights_of_searle_and_the_sentence_of_pic2word_are_those_of_the_config():
+    words = ["phi.searle.distil_weight=3", "phi.searle.regular_weight=0.5", "phi.dropout=0"]
+    cfg = config("phi.host=searle", *words)
+    host = HOSTS["searle"](cfg, stages.composer_of(cfg))
+    rows = torch.randn(2, 32), torch.randn(2, 32)
+    near = torch.zeros(2, 1).long()
+    data = Inverted(*rows, near, Phrases(["cat"]), host.composer.tokens, 0)
+    terms = host.losses(data[[(0, 0), (1, 0)]])
+    torch.testing.assert_close(terms["loss"], 3 * terms["distil"] + 0.5 * terms["regular"])
+    cfg = config("phi.host=pic2word", "rtd.special=an image of $")
+    assert HOSTS["pic2word"](cfg, stages.composer_of(cfg)).sentence == "an image of $"
+
+
+def test_the_time_of_a_fit_is_added_to_what_its_data_took():
+    module = module_of()
+    module.seconds["student"] = 5.0
+    module.on_train_start()
+    module.on_train_end()
+    assert 5 < module.seconds["student"] < 6
+
+
 def test_images_of_every_block_have_their_own_start_and_concepts(monkeypatch):
     """Blocks of one image: equal images do not get equal tokens."""
     words = ["phi.host=searle", "phi.searle.steps=1", "phi.searle.batch_size=1"]
@@ -539,6 +666,21 @@ def test_the_plan_counts_the_queries_of_a_refined_batch(refined, factor):
 def test_a_tagger_is_asked_for_where_captions_are_tagged(words, tags):
     cfg = config("data.source=files", "data.triplets=t.json", "data.tagger=nowhere", *words)
     assert ("data.tagger" in {need.name for need in stages.requirements(cfg)}) == tags
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_both_sides_learn_where_the_target_is_not_frozen(monkeypatch, frozen):
+    """References too, which are targets of the refined batch."""
+    module, seen = module_of(f"rtd.frozen_target={str(frozen).lower()}"), []
+    forward = module.objective.forward
+
+    def watched(target, reference, composed, special):
+        seen.extend([target, reference, composed, special])
+        return forward(target, reference, composed, special)
+
+    monkeypatch.setattr(module.objective, "forward", watched)
+    module.losses(batch_of(module))
+    assert [x.requires_grad for x in seen] == [not frozen, not frozen, True, True]
 
 
 def test_the_watched_share_is_that_of_the_batch_s_own_queries(monkeypatch):
