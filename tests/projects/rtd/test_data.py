@@ -256,12 +256,12 @@ def test_item_12_and_14_phrases_of_a_concept_with_capital_letters_reach_searle(t
         f"phrases.concepts={tmp_path}/c.txt",
         f"phrases.output={tmp_path}/p.json",
         "phrases.model=bundled:stories260k",
-        "phrases.per_concept=3",
+        "phrases.per_concept=4",
         "phrases.max_new_tokens=6",
     ]
     workspace = Workspace(tmp_path / "w")
     make_phrases(config(*words), workspace)
-    assert "6 of 6 phrases hold their concept; 0 of 2" in (tmp_path / "w/notes.txt").read_text()
+    assert "8 of 8 phrases hold their concept; 0 of 2" in (tmp_path / "w/notes.txt").read_text()
     phrases = Phrases(["Golden  Retriever\r"], read_phrases(f"{tmp_path}/p.json"))
     phrase, hidden = phrases.draw(0, np.random.default_rng(0))
     assert phrase.startswith("a photo of Golden Retriever")

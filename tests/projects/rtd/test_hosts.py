@@ -139,7 +139,9 @@ def test_item_14_near_concepts_are_those_whose_sentence_is_nearest():
     _, composer = still()
     phrases = Phrases(["cat", "dog", "red box"])
     texts = composer.anchor(composer.tokens([f"a photo of {c}" for c in phrases.concepts]))
-    assert nearest_concepts(composer, 3 * texts, phrases, 1).tolist() == [[0], [1], [2]]
+    for size in (2, 256):
+        nearest = nearest_concepts(composer, 3 * texts, phrases, 1, batch_size=size)
+        assert nearest.tolist() == [[0], [1], [2]]
     order = nearest_concepts(composer, texts[:1], phrases, 9)
     cosines = F.cosine_similarity(texts[:1], texts)[order[0]]
     assert len(order[0]) == 3

@@ -1,6 +1,7 @@
 """Wiring of the small task, baselines, own queries, training data, stages and tasks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
-from projects.rtd import baselines, generate, oti, own_queries, stages, tasks
+from projects.rtd import baselines, generate, key_phrases, oti, own_queries, stages, tasks
 from projects.rtd import data as data_module
 from projects.rtd import drawings as drawings_module
 from projects.rtd import evaluate as evaluation
@@ -44,7 +45,7 @@ from projects.rtd.evaluate import (
 from projects.rtd.hosts import HOSTS
 from projects.rtd.inference import ComposedSearch, Found
 from projects.rtd.inversion import GeluPhi, ReluPhi
-from projects.rtd.key_phrases import LemmaTagger
+from projects.rtd.key_phrases import LemmaTagger, key_phrase_spans
 from projects.rtd.oti import Phrases
 from projects.rtd.pictures import padded
 from projects.rtd.table import before_after
@@ -385,6 +386,39 @@ def test_own_queries_by_hand(monkeypatch, tmp_path):
     assert (metrics["recall_at_1_chance"], metrics["recall_at_5_chance"]) == (0.5, 1)
 
 
+def test_image_and_sentence_count_alike_in_their_sum(monkeypatch, tmp_path):
+    """Lengths of raw embeddings have no part in it: the sum is nearest to picture 1."""
+    images = torch.tensor([[50.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.2, 0.0]])
+    task = small_task([Query(0, "x", 1, "own", "0")], 3)
+    module = torch.nn.Linear(1, 1)
+    module.composer = SimpleNamespace(
+        has_anchor=False,
+        tokens=lambda texts: None,
+        query=lambda ids: torch.tensor([[0.0, 3.0, 0.0]]),
+    )
+    stands = {
+        "read_task": lambda cfg, path, say: (task, 0),
+        "encode_task": lambda *_: images,
+        "composed": lambda *_: images[:1],
+        "composed_gallery": lambda *_: [],
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(own_queries, name, value)
+    metrics = own_queries.judge_queries(config(), module, Notes(), tmp_path)
+    assert metrics["image_plus_text_recall_at_1"] == 1
+    assert "untrained_recall_at_1" not in metrics
+
+
+def test_pictures_of_a_user_keep_their_sides(tmp_path):
+    """The middle of a wide picture: black, white, black in thirds."""
+    wide = Image.new("RGB", (96, 32))
+    wide.paste((255, 255, 255), (32, 0, 64, 32))
+    wide.save(tmp_path / "a.png")
+    pixels = own_queries._square(tmp_path / "a.png", 16)
+    assert pixels.shape == (3, 16, 16)
+    assert pixels[:, :, 2:14].min() == 255
+
+
 def test_few_pictures_of_a_user_are_judged(tmp_path):
     """Two pictures, fewer than the gallery shows; a reference is never its own answer."""
     for name in "ab":
@@ -462,6 +496,12 @@ def test_phrases_are_of_all_near_concepts_and_drawn_by_seed_and_epoch():
     assert drawn(0) == drawn(0) != drawn(1)
 
 
+def test_a_written_phrase_holds_its_concept_which_is_hidden_once():
+    phrases = Phrases(["cat"], {"cat": ["a dog on a mat", "a cat and a cat"]})
+    drawn = {phrases.draw(0, np.random.default_rng(seed)) for seed in range(8)}
+    assert drawn == {("a cat and a cat", "a $ and a cat")}
+
+
 def test_images_that_cannot_be_read_have_no_id():
     def load(rows, rngs):
         kept = [i for i, row in enumerate(rows) if row != 7]
@@ -470,6 +510,51 @@ def test_images_that_cannot_be_read_have_no_id():
     data = Images(SimpleNamespace(load=load), 9, 0)
     assert data[[(7, 0), (3, 0), (5, 0)]]["ids"].tolist() == [3, 5]
     assert data[[(3, 0), (5, 0)]]["ids"].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("source", ["drawings", "files"])
+def test_captions_are_cleaned_and_blank_lines_are_none(monkeypatch, tmp_path, source):
+    """Of synthetic captions the names of their classes are the key words."""
+    data_module.captions_of.cache_clear()
+    lines = ["A <PERSON> pays $5", "", "A dog"]
+    monkeypatch.setattr(data_module, "training_captions", lambda root: lines[::2])
+    (tmp_path / "c.txt").write_text("\n".join(lines))
+    words = [f"data.source={source}", "data.tagger=lemmas", f"data.root={tmp_path}"]
+    words += ["data.triplets=t.json", "data.captions=c.txt"] if source == "files" else []
+    assert data_module.train_captions(config(*words)) == ("a person pays 5", "a dog")
+    data_module.captions_of.cache_clear()
+    tagger = data_module.tagger_of(config())
+    name = synthetic_set(config()).class_names[0]
+    assert tagger([f"see {name} or dog"]) == [[(4, 4 + len(name))]]
+
+
+def test_concepts_of_a_file_are_its_lines_with_a_word(tmp_path):
+    (tmp_path / "v.txt").write_text("cat\n\nred box\n")
+    words = [f"data.root={tmp_path}", "phi.searle.vocabulary=v.txt", "phi.host=searle"]
+    assert data_module.concepts_of(config(*words)) == ["cat", "red box"]
+
+
+def test_triplets_of_drawings_are_cleaned(monkeypatch):
+    rows = [("Red Circle", "turns Blue", "Blue Circle")]
+    monkeypatch.setattr(data_module, "read_drawings", lambda root: [])
+    monkeypatch.setattr(data_module, "family_triplets", lambda drawings: rows)
+    monkeypatch.setattr(data_module, "captions_of", lambda *_: ("a dog", "a cat"))
+    words = ["data.source=drawings", "data.tagger=lemmas", "data.family_share=1.0"]
+    size, draw = data_module.triplet_source(config(*words))
+    assert size == 2
+    assert draw(0, np.random.default_rng(0)) == ("red circle", "turns blue", "blue circle")
+    assert data_module.triplet_source(config(*words, "data.num_samples=7"))[0] == 7
+
+
+def test_embeddings_of_all_images_are_made_in_batches():
+    def load(rows, rngs):
+        return torch.tensor(rows).float()[:, None], rows
+
+    encoder = SimpleNamespace(encode_image=lambda images: images)
+    composer = SimpleNamespace(encoder=encoder, device="cpu")
+    source = SimpleNamespace(load=load)
+    images = data_module.image_embeddings(composer, source, 5, 2)
+    assert images.flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 def test_hosts_see_no_picture_of_a_held_out_family(monkeypatch):
@@ -548,6 +633,68 @@ def test_a_kept_phi_is_that_of_all_that_its_host_depends_on(word, other):
     assert (stages.kept_phi(config(word)) != stages.kept_phi(config())) == other
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_data_of_a_host_have_its_batch_and_the_seed(monkeypatch, tmp_path, host):
+    (tmp_path / "p.json").write_text(json.dumps({"cat": ["a cat on a mat"]}))
+    asked = []
+    monkeypatch.setattr(stages, "inverted", lambda cfg, host, phrases, *_: asked.append(phrases))
+    words = [f"phi.host={host}", "phi.batch_size=5", "data.batch_size=16", "seed=3"]
+    cfg = config(*words, f"phi.searle.phrases={tmp_path}/p.json")
+    data = stages.host_data(cfg, HOSTS[host](cfg, stages.composer_of(cfg)))
+    assert (data.batch_size, data.seed) == (5, 3)
+    if host == "searle":
+        data.setup("fit")
+        assert asked[0].written == {"cat": ["a cat on a mat"]}
+    else:
+        assert data.train_set.seed == 3
+
+
+def test_shards_are_read_by_the_host_s_batch_and_the_seed(monkeypatch):
+    asked = {}
+    stands = {
+        "expand_shards": lambda pattern, root: [pattern],
+        "ShardStream": lambda shards, samples, **options: asked.update(options, own=samples.seed),
+        "tower_transform": lambda encoder: None,
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(data_module, name, value)
+    words = ["data.source=files", "data.triplets=t.json", "phi.host=pic2word"]
+    words += ["data.images=x.tar", "phi.batch_size=5", "data.batch_size=16", "seed=3"]
+    data_module.streamed_images(config(*words), None)
+    assert (asked["batch_size"], asked["seed"], asked["own"]) == (5, 3, 3)
+
+
+def test_triplets_are_loaded_by_batch_and_seed_of_the_config():
+    module = module_of()
+    data, _, monitor = stages.rtd_data(config("seed=3", "data.batch_size=16"), module)
+    assert (data.batch_size, data.seed, data.train_set.seed, monitor) == (16, 3, 3, None)
+
+
+def test_a_kept_phi_is_loaded_with_the_time_that_it_took(tmp_path):
+    """In place of fitting; the first run leaves both files."""
+    cfg = config("phi.keep=true", f"runs_dir={tmp_path}")
+    running = stages.stages(cfg)
+    first = next(running)
+    assert first.weights is None
+    first.module.seconds["phi"] = 7.0
+    next(running)
+    again = stages.stages(cfg)
+    second = next(again)
+    assert second.weights == stages.kept_phi(cfg)
+    assert second.weights.is_file()
+    assert next(again).module.seconds == {"phi": 7.0}
+    other = replace(cfg, trainer=replace(cfg.trainer, precision="bf16-mixed"))
+    assert stages.kept_phi(other) != second.weights
+
+
+def test_the_plan_needs_neither_weights_of_phi_nor_triplets(tmp_path):
+    words = ["data.source=files", f"data.root={tmp_path}", "data.triplets=t.json"]
+    cfg = config(*words, "phi.weights=nowhere.pt", "data.num_samples=9")
+    plan = stages.plan(cfg)
+    assert plan.num_samples == 9
+    assert plan.module().composer.phi is not None
+
+
 def test_inversion_has_the_concepts_and_the_seed_of_the_config(monkeypatch):
     asked = {}
     monkeypatch.setattr(
@@ -568,6 +715,7 @@ def test_inversion_has_the_concepts_and_the_seed_of_the_config(monkeypatch):
     cfg = config(*words)
     host = HOSTS["searle"](cfg, stages.composer_of(cfg))
     data = stages.inverted(cfg, host, Phrases(["cat"]), None, 2)
+    assert {*host.seconds} == {"phi"}
     assert asked == {"batch": 6, "count": 4, "seed": 3, "gradient": True}
     assert data.seed == 3
 
@@ -634,6 +782,11 @@ def test_images_of_every_block_have_their_own_start_and_concepts(monkeypatch):
     cfg, asked = config(*words, "phi.searle.lr=1e-30"), []
     composer = stages.composer_of(cfg)
     composer.freeze(phi=False, student=False)
+    sentences = []
+    tokens_of = composer.tokens
+    monkeypatch.setattr(
+        composer, "tokens", lambda texts: sentences.append(texts[0]) or tokens_of(texts)
+    )
     phrases = Phrases(["cat", "dog"])
     draw = phrases.draw
     monkeypatch.setattr(phrases, "draw", lambda place, rng: asked.append(place) or draw(place, rng))
@@ -641,6 +794,9 @@ def test_images_of_every_block_have_their_own_start_and_concepts(monkeypatch):
     tokens = oti.invert(composer, torch.ones(2, 32), near, phrases, cfg.phi.searle, 0)
     assert asked == [1, 0]
     assert not torch.equal(tokens[0], tokens[1])
+    many = replace(cfg.phi.searle, steps=20)
+    oti.invert(composer, torch.ones(1, 32), near[:1], phrases, many, 0)
+    assert {*sentences} >= {text.format("$") for text in oti.TEMPLATES}
 
 
 @pytest.mark.parametrize(("refined", "factor"), [(True, 2), (False, 1)])
@@ -707,9 +863,57 @@ def test_rules_draw_by_seed_and_by_caption():
     assert len({drawn(0)[i] for i in (0, 2, 3, 4, 5)}) > 1
 
 
+def test_rules_take_the_key_words_of_a_file_and_any_place(tmp_path):
+    (tmp_path / "k.txt").write_text("a blue box\n \na green box\n")
+    words = ["data.source=drawings", "data.tagger=lemmas"]
+    cfg = config(*words, f"triplets.keywords={tmp_path}/k.txt")
+    triplets = tasks.by_rules(cfg, ["a dog under the tree"] * 40)
+    assert {t.target for t in triplets} == {
+        text.format(new)
+        for text in ("{} under the tree", "a dog under {}")
+        for new in ("a blue box", "a green box")
+    }
+
+
+def test_an_edit_keeps_a_share_of_the_old_words():
+    answer = " add colours\nEdited: a car in blue, green, white and black"
+    assert generate.parse(answer, "a red car", 0.6) is not None  # two of three
+    assert generate.parse(answer, "a red car", 0.7) is None
+
+
+def test_sampling_is_that_of_the_config():
+    cfg = config("triplets.temperature=0.3", "phrases.temperature=0.4")
+    editor, writer = generate.editor_policy(cfg.triplets), generate.writer_policy(cfg.phrases)
+    assert (editor.temperature, editor.no_repeat_ngram) == (0.3, 0)
+    assert (writer.temperature, writer.no_repeat_ngram) == (0.4, 2)
+
+
+def test_answers_end_where_their_format_ends(monkeypatch):
+    stops = []
+    monkeypatch.setattr(
+        "common.decoding.generators.text_generator", lambda *_, stop, **__: stops.append(stop)
+    )
+    cfg = config()
+    generate.build_editor(cfg.triplets, cfg.generator)
+    generate.build_writer(cfg.phrases, cfg.generator)
+    assert stops == ["#", "\n"]
+
+
+def test_key_words_are_nouns_and_adjectives_of_the_list(monkeypatch):
+    """Plurals too; a function word is none although a noun is spelt like it."""
+    rows = [{"pos": pos, "lemmas": [f"{pos.upper()}word"]} for pos in "nasrv"]
+    monkeypatch.setattr(key_phrases, "bundled", lambda *_: None)
+    monkeypatch.setattr(key_phrases, "read_jsonl", lambda *_: rows)
+    assert key_phrases.wordnet_tagger.__wrapped__().lemmas == {"nword", "aword", "sword"}
+    tagger = LemmaTagger(["dog", "will"])
+    assert tagger(["dogs will run"]) == [[(0, 4)]]
+    assert key_phrase_spans(["dog, dog"], tagger) == [[(0, 3), (5, 8)]]  # a comma parts them
+    assert key_phrase_spans(["dog   dog"], tagger) == [[(0, 9)]]
+
+
 def test_hits_are_written_under_the_names_that_are_printed(monkeypatch, tmp_path):
-    for name in ("a", "b", "c"):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    for name in ("a.png", "b.png", "c.PNG"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     model = SimpleNamespace(
         compose=lambda *_: None,
         index=lambda paths, batch: torch.zeros(len(paths), 2),
@@ -721,10 +925,10 @@ def test_hits_are_written_under_the_names_that_are_printed(monkeypatch, tmp_path
     notes.progress, notes.figure = (lambda parts, *_: parts), (lambda *_: "figure")
     words = ["search.run=x", f"search.gallery={tmp_path}", f"search.reference={tmp_path}/a.png"]
     tasks.search(config(*words, "search.text=is red", f"search.hits={output}"), notes)
-    assert notes.saved["said"][:2] == ["c.png 0.500", "b.png 0.250"]
+    assert notes.saved["said"][:2] == ["c.PNG 0.500", "b.png 0.250"]
     assert json.loads(output.read_text()) == {
         "query": "a.png: is red",
-        "hits": [{"id": "c.png", "score": 0.5}, {"id": "b.png", "score": 0.25}],
+        "hits": [{"id": "c.PNG", "score": 0.5}, {"id": "b.png", "score": 0.25}],
     }
 
 
