@@ -1,12 +1,15 @@
 """What the parts of the pre-training and the report are given: roles, rates, constants."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from common.config import UserError
+from common.data.retrieval.passages import PassageBatches, PassageRecord
+from common.data.text.options import TokenNoise
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.beir import RetrievalSet
 from projects.contriever import baselines, exported, tasks
@@ -21,6 +24,7 @@ from projects.contriever.data import (
     token_streams,
     two_views,
 )
+from projects.contriever.noise import token_noise
 from projects.contriever.stream import ChunkPairs, TokenStream
 from tests.projects.contriever.conftest import batch, config, module_of, tokens
 from tests.projects.contriever.test_data import Numbered
@@ -273,10 +277,11 @@ def test_both_stages_read_by_seed_and_batch_of_their_own():
 def test_synthetic_texts_are_those_of_the_seed():
     tokenizer = module_of().encoder.tokenizer
 
-    def ids(seed):
-        return token_streams(config(f"seed={seed}"), tokenizer)["first"].shards[0].tolist()
+    def ids(seed, name="first"):
+        return token_streams(config(f"seed={seed}"), tokenizer)[name].shards[0].tolist()
 
     assert ids(0) == ids(0) != ids(1)
+    assert ids(0) != ids(0, "second")
 
 
 @pytest.mark.parametrize(
@@ -331,12 +336,17 @@ def test_files_and_weights_are_asked_for_where_they_are_read(tmp_path):
     weights = "model.pretrained=bundled:text-encoder"
     first = names(weights, "finetune.file=q.jsonl")
     assert "data: questions" in first
+    assert sum("retrieval-" in name for name in names()) == 2
     assert any("weights" in name for name in first)
     assert "data: questions" not in names(weights, "finetune.file=q.jsonl", "finetune.steps=0")
     tuned = names(weights, "finetune.file=q.jsonl", "method.pretrain=false")
     assert any("weights" in name for name in tuned)
     words = ["eval.beir=[retrieval-cisi@titles]", "eval.held_out_queries=0", "finetune.steps=0"]
     assert not any("queries" in name for name in names(*words))
+    here = ["data.source=files", f"data.root={tmp_path}", "data.sources={x: x, y: y}"]
+    (tmp_path / "x").mkdir()
+    needs = {need.name: need.present for need in data_module.requirements(config(*here))}
+    assert (needs["data: x"], needs["data: y"]) == (True, False)
 
 
 def test_sources_offsets_and_views_are_drawn_by_seed_and_epoch():
@@ -364,6 +374,41 @@ def test_sources_offsets_and_views_are_drawn_by_seed_and_epoch():
     rows = {sources.place(3, epoch)[1] for epoch in range(400)}
     assert rows == {*range(len(streams["a"]))}  # any chunk of the source
     assert {sources.offset(0, epoch) for epoch in range(400)} == {*range(30)}
+
+
+def test_a_batch_of_several_sources_has_the_views_of_its_places():
+    tokenizer = module_of().encoder.tokenizer
+    streams = {name: TokenStream([np.arange(10, 200)], 30) for name in "ab"}
+
+    def views(chunk, rng):
+        return chunk[:1], rng.integers(10, 400, 20)
+
+    data = ChunkPairs(streams, tokenizer, views)
+    keys = [(5, 0), (7, 0), (2, 1)]
+    batch = data[keys]
+    places = [data.place(*key) for key in keys]
+    assert batch["ids"].tolist() == [5, 7, 2]
+    assert batch["source"].tolist() == [source for source, _ in places]
+    for ids, place, key in zip(batch["key"]["input_ids"], places, keys, strict=True):
+        assert ids[1:-1].tolist() == data.views(*place, *key)[1].tolist()
+
+
+def test_special_tokens_are_no_replacement(monkeypatch):
+    """Those at the start of the vocabulary, which is 5,000 ids but for this test."""
+    monkeypatch.setattr(Numbered, "__len__", lambda self: 6)
+    words = ["data.noise.kind=replace", "data.noise.probability=0.9"]
+    for view in two_views(config(*words), Numbered())(np.arange(20, 420), np.random.default_rng(0)):
+        assert {*view} - {*range(20, 420)} == {5}
+    noise = TokenNoise("replace", 0.9)
+    change = token_noise(noise, mask_id=None, vocab_size=9, special=[0, 1, 8])
+    assert {*change(np.full(400, 50), np.random.default_rng(0))} == {50, *range(2, 9)}
+
+
+def test_bins_are_filled_up_with_the_padding_of_the_tokenizer():
+    data = TokenBins(
+        [[1], [1, 2]], tokens=4, pad_id=9, prepare=lambda ids, *_: {"rows": ids}, seed=0
+    )
+    assert data[[(0, 0)]]["rows"].tolist() == [[1, 9], [1, 2]]
 
 
 def test_texts_are_tokenised_once_whatever_the_size_of_a_part(monkeypatch):
@@ -421,6 +466,21 @@ def test_deviations_are_those_of_a_dimension_over_the_rows():
         torch.testing.assert_close(terms[name], expected)
 
 
+@pytest.mark.parametrize("words", [(), ("method.objective=in_batch",)])
+def test_accuracy_is_the_share_of_hits(monkeypatch, words):
+    module, hits = module_of(*words), torch.tensor([True, False, True, True])
+    output = SimpleNamespace(loss=torch.ones(()), hits=hits)
+    monkeypatch.setattr(module.objective, "forward", lambda *_, **__: output)
+    assert float(module.losses(batch())["accuracy"]) == 0.75
+
+
+def test_the_first_stage_has_no_negatives_and_no_gradient_cache():
+    words = ["finetune.num_negatives=2", "finetune.chunk_size=2"]
+    before, tuned = module_of(*words), module_of(*words, finetune=True)
+    assert (before.num_negatives, before.chunk_size) == (0, None)
+    assert (tuned.num_negatives, tuned.chunk_size) == (2, 2)
+
+
 def test_negatives_are_all_other_golds_and_all_negatives():
     assert module_of("finetune.num_negatives=2", finetune=True).negatives_per_query(4) == 11
     assert module_of("method.objective=in_batch").negatives_per_query(4) == 3
@@ -438,6 +498,8 @@ def test_the_second_stage_tunes_the_encoder_of_the_first():
     assert (first.module.finetune, second.module.finetune) == (False, True)
     assert second.trainer == {"max_steps": 7, "max_epochs": None}
     assert not first.trainer
+    assert isinstance(first.data.train_set, ChunkPairs)
+    assert isinstance(second.data.train_set, PassageBatches)
     (alone,) = stages_module.stages(config("method.pretrain=false"))
     assert alone.name == "finetune"
 
@@ -465,6 +527,8 @@ def test_the_plan_counts_the_texts_whose_activations_are_kept(words, rows, token
     if cfg.method.pretrain:
         streams = token_streams(cfg, module.encoder.tokenizer)
         assert plan.num_samples == sum(len(stream) for stream in streams.values())
+    else:
+        assert plan.num_samples == 0  # chunks are not read
 
 
 @pytest.mark.parametrize("side", ["query", "document"])
@@ -510,10 +574,45 @@ def test_shards_are_written_with_the_tokenizer_of_the_model(
         written.append((list(rows(range(count))), dtype))
 
     monkeypatch.setattr(tasks, "write_token_files", write)
-    (tmp_path / "x.txt").write_text("the \u2026\n\n  men\n", encoding="utf-8")
+    (tmp_path / "x.txt").write_text("\nthe \u2026\n\n  men\n", encoding="utf-8")
     words = [f"tokenize.input={tmp_path}/x.txt", f"tokenize.output={tmp_path}/out"]
     words += ["tokenize.normalize_text=true"]
     words += ["model.tokenizer=some/tokenizer"] if own else ["model.pretrained=some/model"]
     tasks.tokenize(config(*words), Workspace(tmp_path / "task"))
     assert asked == ["some/tokenizer" if own else "some/model"]
     assert written == [([[len("the ...")], [len("men")]], dtype)]
+
+
+def test_mining_reads_the_questions_run_and_number_that_it_is_given(monkeypatch, tmp_path):
+    asked, module = {}, module_of()
+    records = [PassageRecord(f"q {i}", (f"p {i}",)) for i in range(5)]
+
+    def trained(experiment, workspace, run, runs_dir):
+        asked["run"] = run
+        return module, None
+
+    def mined(queries, collection, right, count, **options):
+        asked.update(count=count, right=right, training=module.encoder.training)
+        return SimpleNamespace(texts=lambda collection: [["x"]] * len(queries))
+
+    stands = {
+        "trained_module": trained,
+        "questions": lambda cfg, file: asked.update(file=file) or records,
+        "left_out": lambda cfg, file: None,
+        "mine_text_negatives": mined,
+    }
+    for name, value in stands.items():
+        monkeypatch.setattr(tasks, name, value)
+    words = ["mine.run=some", "mine.input=mine.jsonl", "finetune.file=tune.jsonl"]
+    cfg = config(*words, "mine.num_negatives=2", f"mine.output={tmp_path}/out.jsonl")
+    tasks.mine(cfg, Workspace(tmp_path / "task"), None)
+    assert asked == {
+        "run": "some",
+        "file": "mine.jsonl",
+        "count": 2,
+        "right": [[i] for i in range(5)],
+        "training": False,
+    }
+    many = config(*words, f"mine.output={tmp_path}/many.jsonl")
+    tasks.mine(many, Workspace(tmp_path / "task"), None)
+    assert asked["count"] == 4  # all passages but the question's own
