@@ -45,7 +45,8 @@ def test_trained_and_untrained_encoders_are_judged_on_bank_and_test(monkeypatch)
     }
     for name, value in stands.items():
         monkeypatch.setattr(evaluate, name, value)
-    metrics = evaluate.evaluate(config("seed=4"), module, SimpleNamespace())
+    cfg = config("seed=4", "eval.ks=[3,5]")
+    metrics = evaluate.evaluate(cfg, module, SimpleNamespace())
     assert probed == [("trained", "bank", "test", False), ("fresh", "bank", "test", False)]
     assert metrics == {
         "knn5_top1": "trained",
@@ -71,9 +72,14 @@ def test_the_mechanism_is_of_evenly_spaced_images_in_mixed_order(monkeypatch):
 
 
 def test_the_mechanism_compares_both_views(monkeypatch):
-    z_1, z_2 = random_views(4)
+    """The identity, which takes a backward pass for each anchor, on the first images alone."""
+    z_1, z_2 = random_views(6)
+    asked = []
     monkeypatch.setattr(evaluate, "two_views", lambda *_: (z_1, z_2))
+    monkeypatch.setattr(evaluate, "IDENTITY_IMAGES", 4)
+    monkeypatch.setattr(evaluate, "gradient_identity_error", lambda *args: asked.extend(args[:2]))
     metrics = mechanism(config(), None, None, SimpleNamespace(figure=lambda *_: None))
+    assert [torch.equal(x, z[:4]) for x, z in zip(asked, (z_1, z_2), strict=True)] == [True, True]
     assert metrics["alignment"] == pytest.approx(alignment(z_1, z_2))
     assert metrics["projection_uniformity"] == pytest.approx(uniformity(z_1))
 
@@ -81,10 +87,12 @@ def test_the_mechanism_compares_both_views(monkeypatch):
 def test_the_coupling_is_drawn_with_its_deviation_where_it_was_measured():
     """Variation is relative to the mean; a batch larger than the set has no point."""
     metrics = {"npc_mean_batch4": 0.5, "npc_variation_batch4": 0.2}
-    (axes,) = npc_figure(metrics, [4, 512]).axes
-    line, _, (bar,) = axes.containers[0]
-    assert line.get_xdata().tolist() == [4]
-    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([0.4, 0.6])
+    metrics |= {"npc_mean_batch8": 0.8, "npc_variation_batch8": 0.125}
+    (axes,) = npc_figure(metrics, [4, 8, 512]).axes
+    line, _, (bars,) = axes.containers[0]
+    assert line.get_xdata().tolist() == [4, 8]
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([0.4, 0.6]), pytest.approx([0.7, 0.9])]
 
 
 def test_an_incomplete_batch_has_no_part_in_the_coupling():

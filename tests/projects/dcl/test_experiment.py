@@ -17,7 +17,7 @@ from projects.dcl import build
 from projects.dcl.data import build_data, image_part, num_samples
 from projects.dcl.evaluate import batch_npc, mechanism, two_views
 from projects.dcl.module import DCL
-from projects.dcl.sensitivity import base_steps, cells, figure, run_sensitivity, table
+from projects.dcl.sensitivity import _spread, base_steps, cells, figure, run_sensitivity, table
 from projects.dcl.views import TwoViews
 from tests.projects.dcl.conftest import HOSTS, LOSSES, config, random_views
 from tests.projects.dcl.workers import one_rank_npc
@@ -152,10 +152,11 @@ def test_images_that_cannot_be_read_are_left_out_and_counted():
         transform = None
 
         def views(self, indices, looks):
+            assert indices == [5, 7, 9]
             kept = [0, 2]
             return [torch.zeros(len(kept), 3, 4, 4) for _ in looks], kept
 
-    batch = TwoViews(Broken(), seed=0)[[(5, 0), (7, 0), (9, 0)]]
+    batch = TwoViews(Broken(), seed=0)[[(5, 1), (7, 0), (9, 1)]]
     assert batch["ids"].tolist() == [5, 9]
     assert batch["skipped"] == 1
 
@@ -290,6 +291,7 @@ def test_item_13_runner_reports_mean_and_spread_per_loss(tmp_path):
     assert result["spread"]["lr"]["dclw"]["std"] == 0.0
     assert "| batch_size | **mean +- spread** |" in table(result)
     assert (workspace.path / "sensitivity.md").exists()
+    assert json.loads((workspace.path / "sensitivity.json").read_text(encoding="utf-8")) == result
     assert run_sensitivity(cfg, workspace, fake) == result
     assert len(calls) == 6  # nothing is trained twice
 
@@ -326,7 +328,7 @@ def test_item_13_other_settings_are_trained_anew(tmp_path):
     for i, word in enumerate(["optim.lr=0.1", "data.image_size=12", "model.widths=[8,8]"], start=2):
         assert run(word) == [i]
     assert run() == [1.0]
-    assert run("tracking.wandb_project=other") == [1.0]
+    assert run("tracking.wandb_project=other", "trainer.log_every_n_steps=7") == [1.0]
     assert run("sensitivity.temperatures=[0.5,0.7]") == [1.0]
     assert len(set(calls)) == len(calls) == 5  # the fifth is the further temperature
 
@@ -357,6 +359,23 @@ def test_item_13_a_cell_that_was_cut_off_goes_on(tmp_path):
     assert "resume" not in first
     assert second["resume"] == second["run_id"] == first["run_id"]
     assert first["trainer.val_every_n_steps"] == "null"
+
+
+def test_item_13_spread_is_that_of_means_over_seeds():
+    settings = {"0.3": {"dcl": [0.2, 0.4]}, "1.0": {"dcl": [0.5, 0.7]}}
+    spread = _spread(settings, ["dcl"])
+    assert spread["dcl"] == {
+        "mean": pytest.approx(0.45),
+        "std": pytest.approx(0.3 / 2**0.5),
+        "min": pytest.approx(0.3),
+        "max": pytest.approx(0.6),
+    }
+    result = {"metric": "knn5_top1", "values": {"lr": settings}, "spread": {"lr": spread}}
+    assert table(result).splitlines()[2:] == [
+        "| lr | 0.3 | 0.3000 |",
+        "| lr | 1.0 | 0.6000 |",
+        "| lr | **mean +- spread** | 0.4500 +- 0.2121 |",
+    ]
 
 
 def test_item_13_figure_draws_means_over_seeds():
@@ -422,6 +441,7 @@ def test_the_queue_is_an_axis_of_its_own():
     cfg = config("method.host=moco", "sensitivity.queue_sizes=[32,64]")
     queue = cells(cfg)["queue_size"]
     assert [config(*queue[size]).method.queue_size for size in ("32", "64")] == [32, 64]
+    assert queue["32"][1:] == cells(cfg)["temperature"]["0.5"][1:]  # as long as other cells
     with pytest.raises(UserError, match="needs method.host=moco"):
         cells(config("sensitivity.queue_sizes=[32]"))
 

@@ -10,6 +10,7 @@ from common.config import UserError
 from common.encoders.sync_norm import SyncBatchNorm
 from common.engine.trainer import check_accumulation
 from projects.dcl.module import DCL
+from projects.dcl.objective import ObjectiveOutput
 from tests.projects.dcl.conftest import HOSTS, LOSSES, batch, config
 
 
@@ -45,6 +46,14 @@ def test_item_9_coupling_is_logged(host, loss):
 def test_item_9_coupling_is_computed_on_logged_steps_only():
     module = module_of("simclr", "infonce", "trainer.log_every_n_steps=2")
     assert "npc_mean" not in module.losses(batch())  # step 1 of 2
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_share_of_hits_is_that_of_the_objective(monkeypatch, host):
+    module, hits = module_of(host), torch.tensor([True, False, True, True, True, True])
+    output = ObjectiveOutput(torch.ones(()), torch.empty(0), hits)
+    monkeypatch.setattr(module.objective, "forward", lambda *_: output)
+    assert float(module.losses(batch())["top1"]) == pytest.approx(5 / 6)
 
 
 def test_item_2_keys_enter_the_queue_after_the_loss():

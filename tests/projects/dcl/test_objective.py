@@ -254,6 +254,19 @@ def test_dclw_on_one_way_hosts_is_the_weighted_formula(sigma, detach):
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("loss", ["infonce", "dcl", "dclw"])
+def test_hits_are_of_anchors_whose_positive_is_nearest_and_the_coupling_has_no_gradient(loss):
+    z = torch.eye(4, dtype=torch.float64).requires_grad_()
+    cfg = method(loss)
+    two, one = TwoViewObjective(cfg), OneWayObjective(cfg, in_batch=True)
+    for out in (two(z, z, diagnose=True), one(z, z)):
+        assert out.hits.all()
+        assert out.loss.requires_grad
+        assert not out.npc.requires_grad
+    for out in (two(z, z.roll(1, 0)), one(z, z.roll(1, 0))):
+        assert not out.hits.any()
+
+
 @pytest.mark.parametrize("gather", [False, True])
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "dclw"])
 def test_gathering_and_backend_are_those_of_the_config(loss, gather):
