@@ -193,6 +193,17 @@ def test_batches_of_queries_keep_references_and_sentences_together():
     torch.testing.assert_close(results[0], torch.eye(3))
 
 
+def test_lengths_of_pictures_have_no_part_within_a_group():
+    """Yellow is longer than red, whose direction is nearer."""
+    queries = [ComposedQuery("7", "b", ("x",), ("a",), ("a", "d"))]
+    data = colours("cirr", queries, exclude=True)
+    metrics, query, gallery = evaluate_composed(
+        data, mean_colour, lambda *_: torch.tensor([[1.0, 0.3, 0.0]])
+    )
+    assert metrics["subset_recall_at_1"] == 1
+    assert submission(data, query, gallery)["cirr_subset.json"]["7"] == ["a", "d"]
+
+
 def test_the_file_of_a_group_has_three_names():
     queries = [ComposedQuery("7", "b", ("is red",), (), ("a", "c", "d"))]
     data = colours("cirr", queries, exclude=True)

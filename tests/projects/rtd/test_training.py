@@ -24,7 +24,7 @@ from projects.rtd import build
 from projects.rtd.composer import ClipText, Composer, load_phi, new_phi, prepare_as_trained
 from projects.rtd.config import Config
 from projects.rtd.data import Inverted, host_images, synthetic_set, text_noise
-from projects.rtd.export import export, load_composer, load_export
+from projects.rtd.export import embed, export, load_composer, load_export
 from projects.rtd.hosts import LinCIR, Pic2Word, Searle, phrase_loss
 from projects.rtd.inference import ComposedSearch
 from projects.rtd.inversion import build_phi
@@ -330,6 +330,9 @@ def test_the_export_opens_in_open_clip_with_equal_texts_and_the_old_images(tmp_p
     assert not torch.allclose(model.encode_text(ids), composer.anchor(ids), atol=1e-3)
     torch.testing.assert_close(model.encode_image(pixels), gallery, rtol=1e-5, atol=1e-6)
     again = load_export(cfg, tmp_path).composer
+    before, after = embed(cfg, module), embed(cfg, load_export(cfg, tmp_path))
+    for name in ("image", "text", "composed"):
+        torch.testing.assert_close(after[name], before[name])
     images = torch.randn(2, 32)
     torch.testing.assert_close(
         again.compose(images, ["is red", "flies"]), composer.compose(images, ["is red", "flies"])
