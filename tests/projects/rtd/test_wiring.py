@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from common.config import UserError
-from projects.rtd import baselines, generate, key_phrases, oti, own_queries, stages, tasks
+from projects.rtd import baselines, export, generate, key_phrases, oti, own_queries, stages, tasks
 from projects.rtd import data as data_module
 from projects.rtd import drawings as drawings_module
 from projects.rtd import evaluate as evaluation
@@ -48,7 +48,7 @@ from projects.rtd.inversion import GeluPhi, ReluPhi
 from projects.rtd.key_phrases import LemmaTagger, key_phrase_spans
 from projects.rtd.oti import Phrases
 from projects.rtd.pictures import padded
-from projects.rtd.table import before_after
+from projects.rtd.table import before_after, headlines
 from projects.rtd.triplets import COLUMNS, Triplet
 from tests.projects.rtd.conftest import batch_of, config, module_of
 
@@ -749,8 +749,8 @@ def test_blocks_of_the_text_tower_that_learns_are_recomputed():
 
 def test_another_sentence_may_be_composed():
     composer = module_of().composer.eval()
-    images, template = torch.randn(1, 32), "an image of $, {}"
-    ids = composer.tokens(["an image of $, red"])
+    images, template = torch.randn(1, 32), "an image of $ but {}"
+    ids = composer.tokens(["an image of $ but red"])
     expected = composer.query(ids, composer.pseudo_words(images))
     torch.testing.assert_close(composer.compose(images, ["red"], template=template), expected)
 
@@ -939,6 +939,18 @@ def test_pictures_are_embedded_in_batches_in_their_order():
     search.preprocess = lambda picture: torch.tensor(picture.getpixel((0, 0))).float()
     pictures = [Image.new("RGB", (2, 2), colour) for colour in ("red", "lime", "blue")]
     torch.testing.assert_close(search.index(pictures, batch_size=2), torch.eye(3))
+
+
+def test_an_export_composes_with_the_sentence_that_it_was_trained_with(tmp_path):
+    words = ["rtd.template=an image of $ but {}"]
+    export.export(config(*words), module_of(*words), tmp_path)
+    assert export.load_composer(tmp_path).template == "an image of $ but {}"
+
+
+def test_the_table_has_what_was_measured_both_times():
+    """An export has no figures from before."""
+    measured = {"recall_at_1": 0.5, "circo_map_at_5": 0.3, "before_recall_at_1": 0.2}
+    assert headlines(measured) == ["recall_at_1"]
 
 
 def test_the_table_shows_what_is_gained(tmp_path):
