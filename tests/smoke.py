@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.reads import Reads, settings_read
+
 # every step is kept, so that a test can go on from any of them
 EVERY_STEP = ("trainer.checkpoint_every_n_steps=1", "trainer.keep_checkpoints=1000")
 
@@ -39,15 +41,23 @@ class SmokeRuns:
             words: settings of a variant.
         """
         from common.engine.run import train
+        from common.registry import config_class
 
         name = re.sub(r"[^\w.]+", "-", "-".join((project, config, *words)))
         with locked(self.folder / f"{name}.lock"):
             finished = self.folder / f"{name}.json"
             if not finished.exists():
                 own = [f"runs_dir={self.folder / name}", "run_id=full", *EVERY_STEP, *words]
-                run = train(project, config, own)
-                finished.write_text(json.dumps(str(run)))
-            return Path(json.loads(finished.read_text()))
+                with settings_read(config_class(project)) as reads:
+                    run = train(project, config, own)
+                finished.write_text(json.dumps({"run": str(run), "reads": sorted(reads)}))
+            return Path(json.loads(finished.read_text())["run"])
+
+    def reads(self, project: str) -> Reads:
+        """Settings that the smoke run read."""
+        self(project)
+        content = json.loads((self.folder / f"{project}-smoke.json").read_text())
+        return {(section, name) for section, name in content["reads"]}
 
     def export(self, project: str) -> Path:
         """The exported model of the smoke run; nobody changes it."""

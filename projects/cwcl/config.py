@@ -150,6 +150,9 @@ class Config(ExperimentConfig):
             )
         if (self.method.smoothing > 0) != (mode == "smoothing"):
             raise ValueError("method.smoothing > 0 goes with method.weight_mode=smoothing, alone")
+        for name in ("root", "batch_size", "num_workers"):
+            if getattr(self.speech, name) != getattr(SpeechPairs(), name):
+                raise ValueError(f"speech.{name} has no effect: speech takes data.{name}")
         for name in OTHER_PAIR[self.pair]:
             if getattr(self.eval, name):
                 raise ValueError(f"eval.{name} has no meaning with pair={self.pair}")

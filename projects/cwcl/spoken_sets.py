@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from common.config import UserError
 from common.data.lookup import data_root, own_file
 from common.data.speech.manifests import COMMANDS_HINT, load_manifest, load_speech_commands
+from common.data.speech.options import SpokenData
 from common.data.speech.sources import FOLDERS, SAMPLE_RATES, num_train, spoken_part
 from common.data.speech.spoken import FSC_HINT, SLURP_HINT, SpokenPart, SpokenSet
 from common.data.speech.transcripts import normalize_transcript
@@ -30,6 +32,11 @@ def sample_rate(cfg: Config) -> int:
     return cfg.speech.sample_rate if cfg.speech.manifest else by_source[cfg.speech.source]
 
 
+def source_of(cfg: Config, **asked: Any) -> SpokenData:
+    """The set that is named, below the root of `data`, with some settings replaced."""
+    return replace(cfg.speech, root=cfg.data.root, **asked)
+
+
 def training_set(cfg: Config) -> SpokenSet:
     """Recordings with transcripts; one without a word in it teaches nothing and is left out.
 
@@ -38,7 +45,7 @@ def training_set(cfg: Config) -> SpokenSet:
     """
     data = cfg.speech
     if data.manifest is None:
-        whole = spoken_part(data, "train", cfg.seed)
+        whole = spoken_part(source_of(cfg), "train", cfg.seed)
     else:
         whole = load_manifest(
             data_root(cfg.data.root) / data.manifest,
@@ -99,7 +106,7 @@ def intent_texts(cfg: Config) -> dict[str, list[str]]:
 def num_recordings(cfg: Config) -> int:
     """Training recordings; of a manifest that is not on disk, a guess."""
     if cfg.speech.manifest is None:
-        return num_train(cfg.speech)
+        return num_train(source_of(cfg))
     path = data_root(cfg.data.root) / cfg.speech.manifest
     return len(training_set(cfg)) if path.exists() else NUM_MANIFEST
 
@@ -145,13 +152,10 @@ def require_sets(cfg: Config) -> None:
 def _whole(cfg: Config, source: str, part: SpokenPart) -> SpokenSet:
     """A held-out part with all its items: lengths are limited in training alone."""
     command_words = cfg.speech.command_words if source == cfg.speech.source else 1
-    asked = {
-        "source": source,
-        "max_samples": None,
-        "max_characters": None,
-        "command_words": command_words,
-    }
-    return spoken_part(replace(cfg.speech, **asked), part, cfg.seed)  # type: ignore[arg-type]
+    asked = source_of(
+        cfg, source=source, max_samples=None, max_characters=None, command_words=command_words
+    )
+    return spoken_part(asked, part, cfg.seed)
 
 
 def _slug(name: str) -> str:

@@ -13,17 +13,25 @@ from typing import NamedTuple
 import pytest
 
 from common.config import ROOT
-from projects.dcl import config as dcl_config
 from tests.contract.projects import PROJECTS
+from tests.reads import Reads
 
 # read by the checks of the config alone, which refuse what would be ignored
 CHECKS = {
+    "cwcl": {"speech.batch_size"},  # of data
     "demo_retrieval": {"retriever.train_question_encoder"},  # frozen
     "lol": {"methods.layer_choice"},  # static has one layer, which needs no choice
     "promptreps": {"data.source"},  # data.file decides
 }
-WHOLE = {"rankgen": {"generator"}}  # sections that are passed on as they are
-BY_NAME = {"getattr", "attrgetter", "asdict", "to_dict", "fields", "vars"}  # read by a text
+# read by getattr
+BY_NAME = {
+    "rankgen": {
+        f"generator.{name}" for name in ("strategy", "temperature", "top_p", "top_k", "typical_p")
+    },
+    "wikides": {"data.train", "data.dev", "data.test"},
+}
+# classes whose settings are read of what has their fields
+READ_AS = {"ServerConfig": {"server"}, "DecoderConfig": {"Policy"}}
 ANY, SELF = "?", "self"  # an object that may be any section, and one of the class around it
 
 Names = dict[str, set[str]]
@@ -34,7 +42,7 @@ class WithoutChecks(ast.NodeTransformer):
         return None if node.name == "__post_init__" else node
 
 
-class Reads(ast.NodeVisitor):
+class CodeReads(ast.NodeVisitor):
     """Attributes that a file reads, each with the sections or classes that its object may be.
 
     A name is what its function assigns to it (`method = cfg.method`) or what it is annotated with,
@@ -43,8 +51,6 @@ class Reads(ast.NodeVisitor):
 
     def __init__(self, tree: ast.Module) -> None:
         self.reads: list[tuple[str, set[str]]] = []
-        self.texts: set[str] = set()
-        self.by_name = False
         self.holder = ""  # the class whose methods are read
         self.scopes: list[Names] = [defaultdict(set)]
         self.attributes: Names = defaultdict(set)
@@ -68,6 +74,8 @@ class Reads(ast.NodeVisitor):
             case ast.Name(id=name):
                 bound = next((s[name] for s in self.scopes[::-1] if name in s), None)
                 return {ANY} if plain or bound is None else bound
+            case ast.Subscript(value=value):
+                return self._objects(value, plain)
             case ast.IfExp(body=a, orelse=b):
                 return self._objects(a, plain) | self._objects(b, plain)
             case ast.BoolOp(values=values):
@@ -107,13 +115,6 @@ class Reads(ast.NodeVisitor):
             self.reads.append((node.attr, self._objects(node.value)))
         self.generic_visit(node)
 
-    def visit_Name(self, node: ast.Name) -> None:
-        self.by_name |= node.id in BY_NAME
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if isinstance(node.value, str):
-            self.texts.add(node.value)
-
 
 def _assigned(node: ast.Assign | ast.AnnAssign) -> Iterator[tuple[ast.AST, ast.AST | None]]:
     """Targets with their values, of tuples one by one."""
@@ -141,11 +142,8 @@ def reads_of(paths: Iterable[Path]) -> dict[str, set[frozenset[str]]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name in ("config.py", "options.py"):
             tree = WithoutChecks().visit(tree)
-        actual = Reads(tree)
-        for name, objects in actual.reads:
+        for name, objects in CodeReads(tree).reads:
             reads[name].add(frozenset(objects))
-        for text in actual.texts if actual.by_name else ():
-            reads[text].add(frozenset({ANY}))
     return reads
 
 
@@ -186,38 +184,40 @@ def common_reads() -> dict[str, set[frozenset[str]]]:
     return reads_of((ROOT / "common").rglob("*.py"))
 
 
-def unread(project: str, common: dict[str, set[frozenset[str]]]) -> set[str]:
-    """Options that neither the project reads nor, where `common` declares them, `common`."""
+def unread(project: str, common: dict[str, set[frozenset[str]]], seen: Reads) -> set[str]:
+    """Options that nothing reads.
+
+    One counts as read if the smoke run read it, or if code of the project (or of `common`, where
+    `common` declares it) reads it of an object that can be told to be its section.
+
+    Args:
+        project: slug.
+        common: what `common` reads.
+        seen: what the smoke run read.
+    """
     own = reads_of((ROOT / "projects" / project).rglob("*.py"))
     schema = importlib.import_module(f"projects.{project}.config").Config
     every = list(options(schema))
-    classes = set().union(*(option.classes for option in every))
-
-    sections = {option.section for option in every if option.section is not None}
-
-    def holds(objects: frozenset[str], option: Option) -> bool:
-        """Whether a read of these objects may be one of the option."""
-        if option.section is None:
-            return True
-        if known := objects & (sections | classes):
-            return bool(known & {option.section, *option.classes})
-        # an object of another class may be a section under a protocol
-        return ANY in objects or (SELF not in objects and any(o[0].isupper() for o in objects))
 
     def is_read(option: Option) -> bool:
         name = option.key.split(".")[-1]
+        if any((section, name) in seen for section in option.classes):
+            return True
         reads = own.get(name, set())
         if not option.owner.startswith("projects."):
             reads = reads | common.get(name, set())
-        return any(holds(objects, option) for objects in reads)
+        if option.section is None:
+            return bool(reads)
+        holders = {option.section, *option.classes}
+        holders = holders.union(*(READ_AS.get(section, ()) for section in option.classes))
+        return any(objects & holders for objects in reads)
 
-    whole = WHOLE.get(project, set())
-    return {o.key for o in every if o.key.split(".")[0] not in whole and not is_read(o)}
+    return {o.key for o in every if not is_read(o)} - BY_NAME.get(project, set())
 
 
 @pytest.mark.parametrize("project", PROJECTS)
-def test_every_option_is_read_or_refused(project, common_reads):
-    assert unread(project, common_reads) == CHECKS.get(project, set())
+def test_every_option_is_read_or_refused(project, common_reads, smoke_runs):
+    assert unread(project, common_reads, smoke_runs.reads(project)) == CHECKS.get(project, set())
 
 
 def with_option(module: ModuleType, section: str, name: str) -> type:
@@ -230,15 +230,23 @@ def with_option(module: ModuleType, section: str, name: str) -> type:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"),
+    ("project", "section", "name"),
     [
-        ("method", "nothing_reads_this"),
-        ("method", "blur_prob"),  # read of the data
-        ("eval", "momentum"),  # of the method, and an attribute of the momentum encoder
-        ("model", "sigma"),
-        ("data", "support_size"),
+        ("dcl", "method", "nothing_reads_this"),
+        ("dcl", "method", "blur_prob"),  # read of the data
+        ("dcl", "eval", "momentum"),  # of the method, and an attribute of the momentum encoder
+        ("dcl", "model", "sigma"),
+        ("dcl", "data", "support_size"),
+        ("moe_embeddings", "data", "num_experts"),  # read of the layout, through other objects
+        ("vega", "data", "max_length"),
+        ("b_prop", "method", "seed"),
     ],
 )
-def test_an_option_that_nothing_reads_is_noticed(common_reads, monkeypatch, section, name):
-    monkeypatch.setattr(dcl_config, "Config", with_option(dcl_config, section, name))
-    assert unread("dcl", common_reads) == {f"{section}.{name}"}
+def test_an_option_that_nothing_reads_is_noticed(
+    common_reads, smoke_runs, monkeypatch, project, section, name
+):
+    seen = smoke_runs.reads(project)
+    config = importlib.import_module(f"projects.{project}.config")
+    monkeypatch.setattr(config, "Config", with_option(config, section, name))
+    found = unread(project, common_reads, seen) - CHECKS.get(project, set())
+    assert found == {f"{section}.{name}"}

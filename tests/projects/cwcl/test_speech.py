@@ -234,6 +234,15 @@ def test_all_recordings_come_at_the_rate_that_the_model_reads(recorded):
     assert len(own.waveforms[0]) == 2000
 
 
+def test_named_sets_lie_below_the_root_of_data(tmp_path):
+    for part in ("train", "held out"):
+        cfg = spoken(f"data.root={tmp_path}", "speech.source=fsc")
+        with pytest.raises(UserError, match=str(tmp_path)):
+            training_set(cfg) if part == "train" else next(held_out_sets(cfg))
+    with pytest.raises(UserError, match=r"speech.root has no effect.*data.root"):
+        spoken(f"speech.root={tmp_path}")
+
+
 def test_unreadable_recordings_are_left_out_of_the_evaluation(recorded):
     """Few are counted and skipped, as in training; many stop it with a sentence."""
     from projects.cwcl.spoken import encode_speech
