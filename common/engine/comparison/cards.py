@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def difference_text(claim: Mapping[str, Any]) -> str:
 def _main(comparison: Mapping[str, Any]) -> str:
     rows, metrics = _rows(comparison), _metrics(comparison)
     chosen = {name: rows[name] for name in _chosen(comparison, rows)}
-    paragraphs = [_table(metrics[:SHOWN], chosen, short=True), _claims(comparison["claims"])]
+    paragraphs = [_table(metrics[:SHOWN], chosen, digits=_digits), _claims(comparison["claims"])]
     paragraphs += [*_below(comparison), comparison["note"]]
     folded = [*_tables(metrics, rows), *_remarks(comparison)]
     details = _folded("All baselines and metrics, remarks on the verdicts", folded)
@@ -142,26 +142,26 @@ def best_baseline(comparison: Mapping[str, Any]) -> str | None:
 
 def _tables(metrics: Sequence[str], rows: Mapping[str, Any]) -> list[str]:
     """All rows and metrics to four digits, with minutes, in tables of six columns."""
-    return [_table(metrics[:SHOWN], rows), *_wide(metrics[SHOWN:], rows)]
-
-
-def _wide(metrics: Sequence[str], rows: Mapping[str, Any]) -> list[str]:
-    width = SHOWN + 1
+    later = range(SHOWN, len(metrics), SHOWN + 1)
     return [
-        _table(metrics[i : i + width], rows, minutes=False) for i in range(0, len(metrics), width)
+        _table(metrics[:SHOWN], rows, minutes=True),
+        *(_table(metrics[i : i + SHOWN + 1], rows) for i in later),
     ]
 
 
 def _table(
-    metrics: Sequence[str], rows: Mapping[str, Any], minutes: bool = True, short: bool = False
+    metrics: Sequence[str],
+    rows: Mapping[str, Any],
+    *,
+    minutes: bool = False,
+    digits: Callable[[Iterable[Sequence[float]]], int] = lambda column: 4,
 ) -> str:
-    minutes = minutes and not short
     heads = ["arm", *metrics, *(["minutes a run"] if minutes else [])]
     columns = {m: [row["metrics"].get(m, []) for row in rows.values()] for m in metrics}
-    digits = {m: _digits(columns[m]) if short else 4 for m in metrics}
+    places = {m: digits(columns[m]) for m in metrics}
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for i, (name, row) in enumerate(rows.items()):
-        cells = [" ± ".join(f"{v:.{digits[m]}f}" for v in columns[m][i]) for m in metrics]
+        cells = [" ± ".join(f"{v:.{places[m]}f}" for v in columns[m][i]) for m in metrics]
         cells += [f"{row['minutes']:.1f}" if "minutes" in row else ""] if minutes else []
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
