@@ -259,7 +259,12 @@ class KindSource(Dataset[Any]):
         labels = labels.masked_fill(tokens["attention_mask"] == 0, -100)
         pictures = [row for _, _, row, _ in samples]
         places = 1 if self.kind in ONE_PICTURE else self.data.max_images
-        shape = next(p.shape for row in pictures for p in row)
+        shape = next((p.shape for row in pictures for p in row), None)
+        if shape is None:
+            raise UserError(
+                f"no document of a batch has a picture in its first data.max_document="
+                f"{self.data.max_document} tokens: raise it, or data.batch_size"
+            )
         whole = torch.zeros(len(samples), places, *shape)  # fewer pictures: zeros
         for line, row in zip(whole, pictures, strict=True):
             for place, picture in enumerate(row):

@@ -62,7 +62,7 @@ class PictureModel:
             max_new_tokens: None: those of a caption.
 
         Raises:
-            UserError: a prompt whose places and pictures differ in number.
+            UserError: a prompt whose places and pictures differ in number, or no picture at all.
         """
         most = max_new_tokens or self.module.cfg.eval.max_new_tokens
         texts: list[str] = []
@@ -107,7 +107,9 @@ class PictureModel:
         """(B, T, F, N, D_v), zeros where a row has fewer pictures."""
         tensors = [[self._frames(p) for p in row] for row in pictures]
         places = max(1, *(len(row) for row in tensors))
-        shape = next(t.shape for row in tensors for t in row)
+        shape = next((t.shape for row in tensors for t in row), None)
+        if shape is None:
+            raise UserError("no text has a picture: give one a <visual> with its picture")
         whole = torch.zeros(len(tensors), places, *shape)
         for line, row in zip(whole, tensors, strict=True):
             for place, tensor in enumerate(row):

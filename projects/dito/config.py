@@ -17,6 +17,7 @@ from common.ranges import (
     Share,
     Whole,
     ascending,
+    at_least,
     between,
     not_empty,
 )
@@ -33,7 +34,7 @@ class DitoData(DataConfig):
 
     # shapes, emoji: bundled scenes with boxes; csv, webdataset: pairs; coco: COCO or LVIS files
     source: Literal["shapes", "emoji", "csv", "webdataset", "coco"] = "emoji"
-    image_size: Count = 64  # side of the square input in pixels
+    image_size: Annotated[int, at_least(2)] = 64  # side of the square input in pixels
     # scenes
     scenes: Count = 3000  # training scenes, drawn by the seed
     eval_scenes: Count = 600  # of dev and of test, the same for every seed

@@ -578,6 +578,18 @@ def test_conversations_left_out_and_cut_are_counted(tmp_path, tokenizer, caplog)
         assert source.batch([(0, 0), (1, 0)])["input_ids"].shape == (2, 40)
     assert source.cut == 1
     assert "1 conversations so far had more than data.max_document=40 tokens" in caplog.text
+    with pytest.raises(UserError, match=r"has a picture in its first data.max_document=40"):
+        KindSource("interleaved_image", Wordy(), words, Zeros(), cfg.data, 0).batch([(0, 0)])
+
+
+class Wordy:
+    """A document that shows its picture late."""
+
+    def __len__(self):
+        return 1
+
+    def document(self, index, rng):
+        return SimpleNamespace(text="so " * 400, pictures=[]), None
 
 
 def test_turns_of_others_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from projects.cosmo.evaluate import (
     name_losses,
     reciprocal_ranks,
 )
-from projects.cosmo.few_shot import Item
+from projects.cosmo.few_shot import Item, Prompt
 from projects.cosmo.folder import export, load
 from projects.cosmo.inference import Cosmo
 from projects.cosmo.sources import COLOURS, draw, drawings, requirements
@@ -52,6 +52,11 @@ def folder(stage, tmp_path_factory):
 def model(folder):
     """The exported model in use."""
     return Cosmo(folder)
+
+
+def test_texts_without_a_picture_are_refused(model):
+    with pytest.raises(UserError, match="give one a <visual>"):
+        model.write([Prompt("so it is", ())])
 
 
 def test_smoke_run_leaves_metrics_and_a_gallery(run):
