@@ -45,7 +45,8 @@ class Packed:
         self._arrays: dict[str, np.ndarray] = {}
         try:
             with zipfile.ZipFile(self.path) as archive:
-                self.names = [Path(name).stem for name in archive.namelist()]
+                members = [Path(name) for name in archive.namelist()]
+                self.names = [member.stem for member in members if member.suffix == ".npy"]
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{self.path} is not a readable .npz file: {error}; {remedy(self.path)}"

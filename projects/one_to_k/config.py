@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import DataConfig, ExperimentConfig
 from common.data.layouts import Layout
@@ -18,6 +18,7 @@ from common.ranges import (
     Real,
     Share,
     Whole,
+    at_least,
 )
 
 Source = Literal[
@@ -65,7 +66,7 @@ class ModelConfig:
     text_config: dict[str, Any] = field(default_factory=dict)  # architecture, with random
     keep_layers: list[Whole] | None = None  # layers taken from the pretrained model; None: all
     split: Count = 6  # layers of text alone; those above it also see the image
-    max_tokens: Count = 40  # of a text
+    max_tokens: Annotated[int, at_least(2)] = 40  # of a text, with its borders
     ngram_sizes: Counts = field(default_factory=lambda: [3])  # n of the hashed n-grams
     ngram_buckets: Count = 8192
     ngram_dim: Count = 128

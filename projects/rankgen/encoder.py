@@ -198,7 +198,9 @@ def build_encoder(
             config=config,
             dropout=dropout,
             attention=attention,
-            auto_class=encoder_class(stored.model_type if stored else (config or {})["model_type"]),
+            auto_class=encoder_class(
+                stored.model_type if stored else (config or {}).get("model_type")
+            ),
         )
     if layers is not None:
         keep_layers(model, layers)
@@ -232,7 +234,7 @@ def keep_layers(model: Any, layers: int) -> None:
     setattr(model.config, field, layers)
 
 
-def encoder_class(model_type: str) -> Any:
+def encoder_class(model_type: str | None) -> Any:
     """Class that loads the encoder alone: of T5 the half without decoder."""
     return AutoModelForTextEncoding if model_type in ("t5", "mt5", "umt5") else AutoModel
 

@@ -54,7 +54,10 @@ def num_frames(path: str | Path) -> tuple[int, int]:
         try:
             with wave.open(str(path), "rb") as file:
                 count, rate = file.getnframes(), file.getframerate()
-                if count * file.getnchannels() * file.getsampwidth() <= path.stat().st_size:
+                if (
+                    rate
+                    and count * file.getnchannels() * file.getsampwidth() <= path.stat().st_size
+                ):
                     return count, rate
         except (wave.Error, EOFError):  # no integer samples, or damaged
             pass
@@ -90,8 +93,8 @@ def _read_wav(path: Path) -> tuple[np.ndarray, int]:
         raise
     except Exception as error:  # of many kinds, by where in the header the damage is
         raise OSError(f"{path} is not a readable WAV file: {first_line(error)}") from error
-    if samples.size == 0:
-        raise OSError(f"{path} has no samples")
+    if samples.size == 0 or rate <= 0:
+        raise OSError(f"{path} has no samples, or no rate of them")
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128, rate
     if np.issubdtype(samples.dtype, np.integer):

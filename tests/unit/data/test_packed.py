@@ -1,5 +1,6 @@
 import io
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def test_items_decode_and_a_corrupt_one_is_skipped_and_logged(packed, caplog):
     assert decoded.images.dtype == torch.uint8
     assert "item 7" in caplog.text
     assert images.array("labels")[decoded.indices].tolist() == decoded.indices.tolist()
+
+
+def test_a_member_that_is_no_array_does_not_count_as_one(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("data.npy", b"")
+        archive.writestr("offsets.npx", b"")
+    with pytest.raises(UserError, match="needs data and offsets"):
+        PackedImages(tmp_path / "x.npz", max_corrupt=1.0)
 
 
 def test_too_many_corrupt_items_stop(packed):

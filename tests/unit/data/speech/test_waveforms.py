@@ -65,6 +65,11 @@ def test_a_wav_of_a_stream_is_as_long_as_it_is(tmp_path):
     content[40:44] = b"\xff" * 4
     path.write_bytes(content)
     assert num_frames(path) == (1600, 16000)
+    content[24:32] = bytes(8)  # rate and bytes a second
+    path.write_bytes(content)
+    for read in (num_frames, lambda path: load_waveform(path, 8000)):
+        with pytest.raises(OSError, match="no rate"):
+            read(path)
 
 
 def test_flac_length_comes_from_the_header(tmp_path):
