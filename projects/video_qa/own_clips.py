@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.config import UserError
+from common.config import UserError, first_line
 from common.data.own_files import readable
 from common.data.tables import read_jsonl
 from common.data.text.lexical import words
@@ -34,11 +34,12 @@ def judge_clips(cfg: Config, module: VideoQA, workspace: Workspace, path: Path) 
     Returns:
         ``num_questions``, ``num_clips``, ``num_skipped``; ``accuracy`` with ``_chance``, and
         ``untrained_``, ``longest_`` (the longest answer) and ``subtitle_words_accuracy`` (the
-        answer that shares most words with the subtitles).
+        answer that shares most words with the subtitles); of equal ones one at random, in
+        expectation.
 
     Raises:
-        UserError: no usable row, too many clips whose frames can't be read, or frames that the
-            model's features don't fit.
+        UserError: no usable row, subtitles of another form, too many clips whose frames can't be
+            read, or frames that the model's features don't fit.
     """
     rows = read_jsonl(path, COLUMNS)
     usable = [row for row in rows if _is_usable(row)]
@@ -58,8 +59,8 @@ def judge_clips(cfg: Config, module: VideoQA, workspace: Workspace, path: Path) 
         name: [] for name in (*answerers, "longest_", "subtitle_words_")
     }
     shown = []
-    for row in workspace.progress(usable, "questions", len(usable)):
-        clip = _clip(row, path)
+    clips = [_clip(row, path) for row in usable]
+    for row, clip in workspace.progress(zip(usable, clips, strict=True), "questions", len(usable)):
         answers = [str(answer) for answer in row["answers"]]
         folder = path.parent / str(row["clip"])
         pictures = pictures_of(folder) if row["clip"] else []
@@ -73,7 +74,7 @@ def judge_clips(cfg: Config, module: VideoQA, workspace: Workspace, path: Path) 
         said = {word for sentence in clip.sentences for word in words(sentence.text)}
         shared = [len(said & {*words(answer)}) for answer in answers]
         for prefix, values in (("longest_", lengths), ("subtitle_words_", shared)):
-            right[prefix].append(float(int(np.argmax(values)) == row["correct"]))
+            right[prefix].append(_share(values, row["correct"]))
     workspace.items("accuracy", right[""])
     order = np.argsort(right[""], kind="stable")[:SHOWN].tolist()
     workspace.gallery("questions, wrong ones first", [shown[i] for i in order])
@@ -94,6 +95,12 @@ def _is_usable(row: dict[str, object]) -> bool:
         and isinstance(correct, int)
         and 0 <= correct < len(answers)
     )
+
+
+def _share(values: list[int], correct: int) -> float:
+    """Accuracy of choosing one of the highest values at random."""
+    highest = max(values)
+    return float(values[correct] == highest) / values.count(highest)
 
 
 def _with_frames(
@@ -117,7 +124,13 @@ def _clip(row: dict[str, object], path: Path) -> Clip:
         sentences = read_subtitles(path.parent / said)
     else:
         entries = said if isinstance(said, list) else []
-        sentences = ordered([Sentence(float(a), float(b), str(text)) for a, b, text in entries])
+        try:
+            sentences = ordered([Sentence(float(a), float(b), str(text)) for a, b, text in entries])
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}, subtitles of the question '{row['question']}': expected a file, or a list"
+                f" of [start, end, text] with times in seconds ({first_line(error)})"
+            ) from error
     return Clip("clip", sentences)
 
 

@@ -61,6 +61,11 @@ def test_item_16_nested_folders_get_the_names_of_the_sets(tmp_path):
     assert scene.times.tolist() == pytest.approx([0, 1 / 3, 2 / 3])
     cfg.prepare.frames = str(tmp_path / "drama/AnotherMissOh01")  # of one episode alone
     assert tasks.clip_folders(cfg.prepare).keys() == made.keys()
+    picture(tmp_path / "own/AnotherMissOh01/001/0078/IMAGE_7.png")
+    for number in range(3):  # a folder of the scene's own name, of which its shots are a part
+        picture(tmp_path / f"own/AnotherMissOh01_001_0000/{number}.png")
+    cfg.prepare.frames = str(tmp_path / "own")
+    assert len(tasks.clip_folders(cfg.prepare)["AnotherMissOh01_001_0000"]) == 3
     picture(tmp_path / "tv/bbt_frames/s01e02_seg02_clip_12/00001.png")
     picture(tmp_path / "tv/2020/00001.png")
     cfg.prepare.frames = str(tmp_path / "tv")
@@ -106,6 +111,56 @@ def test_clips_whose_pictures_cannot_be_labelled_are_left_out_and_counted(tmp_pa
     cfg.prepare.output = str(tmp_path / "b.jsonl")
     with pytest.raises(UserError, match="4 of 24 samples are corrupt"):
         tasks.objects(cfg, Workspace(tmp_path / "w"))
+
+
+def test_a_frame_has_its_most_probable_labels_above_the_threshold(tmp_path, monkeypatch):
+    """Each once, the surest first, of every frame of a clip that needs several passes."""
+    import transformers
+
+    found = torch.tensor([0.4, 0.9, 0.6, 0.8, 0.95]), torch.tensor([0, 1, 2, 1, 3])
+
+    class Detector:
+        config = SimpleNamespace(id2label={0: "cat", 1: "cup", 2: "dog", 3: "sky"})
+        device = "cpu"
+
+        def __call__(self, images=(), return_tensors="", **inputs):
+            count = inputs.get("count", torch.tensor([len(images)]))
+            return transformers.BatchFeature({"count": count})
+
+        def eval(self):
+            return self
+
+        def to(self, device):
+            return self
+
+        def post_process_object_detection(self, out, threshold):
+            scores, labels = found
+            kept = scores >= threshold
+            return [{"scores": scores[kept], "labels": labels[kept]}] * int(out["count"])
+
+    detector = Detector()
+    for name in ("AutoImageProcessor", "AutoModelForObjectDetection"):
+        auto = getattr(transformers, name)
+        monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: detector)
+    for number in range(3):
+        picture(tmp_path / f"{number}.png")
+    cfg = config(
+        f"prepare.detector={tmp_path}",
+        "prepare.threshold=0.5",
+        "prepare.batch_size=2",
+        "prepare.device=cpu",
+    )
+    row = {"clip": "a", "frames": [str(tmp_path / f"{number}.png") for number in range(3)]}
+    for cfg.prepare.most in (2, 3, 4):
+        (made,) = tasks.detector(cfg.prepare)([row], [])
+        assert made == {"clip": "a", "labels": [["sky", "cup", "dog"][: cfg.prepare.most]] * 3}
+
+
+def test_frames_have_the_times_of_their_file(tmp_path):
+    """Those of a file count whatever `data.fps` says."""
+    stored = {"features": torch.ones(2, 4), "times": torch.tensor([0.5, 2.5])}
+    write_tensors(tmp_path / "c.safetensors", stored)
+    assert FeatureFiles(tmp_path, 3.0, 4)("c").times.tolist() == [0.5, 2.5]
 
 
 def table_of(monkeypatch, **kept) -> FeatureTable:

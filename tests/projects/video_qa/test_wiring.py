@@ -2,16 +2,21 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from projects.video_qa import data
+from common.engine.workspace import Workspace
+from projects.video_qa import baselines, data
 from projects.video_qa import evaluate as evaluation
 from projects.video_qa import module as method
-from projects.video_qa.clips.clips import Question
+from projects.video_qa.clips.batches import Words, _nearest_sentence
+from projects.video_qa.clips.clips import Clip, Question, Sentence
 from projects.video_qa.data import judging, layout_of, load_part, main_rows, pretraining_rows
 from projects.video_qa.evaluate import Judged, counts, judged_part, metrics_of
 from projects.video_qa.module import VideoQA
+from projects.video_qa.network import build_tokenizer
+from projects.video_qa.stages import stages
 from tests.projects.video_qa.conftest import batch_of, config, network_of, rows_of
 
 TVQA = ["data.source=tvqa", "model.streams=text"]
@@ -68,6 +73,13 @@ def test_features_and_objects_of_another_source_are_those_of_the_command():
     for source, features in (("tvqa", "own.h5"), ("dramaqa", "other.h5")):
         command = config(f"data.source={source}", "data.features=other.h5")
         assert judging(command, own).data.features == features
+    command = config("data.test_questions=20", "trainer.accelerator=auto", "eval.limit=3")
+    asked = judging(command, own)
+    assert (asked.data.test_questions, asked.trainer, asked.eval) == (
+        20,
+        command.trainer,
+        command.eval,
+    )
 
 
 def test_pre_training_is_not_localised_and_draws_as_the_config_says(monkeypatch):
@@ -98,9 +110,15 @@ def test_features_are_bounded_and_objects_are_read(monkeypatch, tmp_path):
             return True
 
     monkeypatch.setattr(data, "FeatureFiles", Files)
-    cfg = config("data.source=tvqa", "data.features=x", "data.max_frames=17", "data.fps=2")
+    words = ["data.source=tvqa", "data.max_frames=17", "data.fps=2"]
+    cfg = config(*words, "data.features=x")
     data._features(cfg, tmp_path, ["clip"])
     assert made == {"fps": 2, "dim": cfg.data.feature_dim, "max_frames": 17}
+    monkeypatch.setattr(data, "FeatureTable", lambda *_, **__: ["clip"])
+    for name in ("x.h5", "x.hdf5"):
+        assert data._features(config(*words, f"data.features={name}"), tmp_path, ["clip"]) == [
+            "clip"
+        ]
     read = []
     monkeypatch.setattr(data, "read_objects", lambda path: read.append(path) or {})
     monkeypatch.setattr(data, "with_objects", lambda found, objects: found)
@@ -135,13 +153,15 @@ def test_pre_training_has_no_spans_and_warms_up_by_its_own_length(monkeypatch):
     monkeypatch.setattr(type(module), "trainer", property(lambda self: self._trainer))
     module.configure_optimizers()
     assert module.optim.warmup_steps == 6
-    encoder = {id(p) for n, p in module.named_parameters() if n.startswith("network.encoder.")}
-    decays = {
-        group["weight_decay"]
-        for group in module.parameter_groups()
-        if encoder & {id(p) for p in group["params"]}
-    }
-    assert decays == {0.0, 0.2}
+    groups = module.parameter_groups()
+    for encoder in (True, False):
+        own = {
+            id(p)
+            for n, p in module.named_parameters()
+            if n.startswith("network.encoder.") == encoder
+        }
+        decays = {g["weight_decay"] for g in groups if own & {id(p) for p in g["params"]}}
+        assert decays == {0.0, 0.2}
 
 
 def test_attention_of_sentences_without_frames_does_not_count():
@@ -164,3 +184,108 @@ def test_a_span_ends_with_its_last_sentence(monkeypatch):
     }
     ious = evaluation._ious(SimpleNamespace(network=network), batch, None, torch.tensor([0]))
     assert ious == [pytest.approx(1.0)]
+
+
+def test_accuracy_with_masked_inputs_is_that_of_its_rate_with_one_draw_for_all_seeds(
+    monkeypatch, tmp_path
+):
+    cfg = config("eval.mask_probs=[0.3,1.0]", "eval.limit=4", "eval.figures=0")
+    module = VideoQA(cfg, network_of(cfg))
+    loaded, words = judged_part(cfg), Words(build_tokenizer(cfg))
+    drawn = []
+    monkeypatch.setattr(
+        evaluation, "masked_ids", lambda ids, *rest: drawn.append(rest[2].initial_seed()) or ids
+    )
+    for seed in (0, 9):
+        evaluation.judge(config(f"seed={seed}"), module.eval(), loaded, words, 0.5)
+    assert len(set(drawn)) == 1
+    right = [q.answer for q in loaded.questions]
+    hits = {0.0: 4, 0.3: 3, 1.0: 1}
+
+    def judge(*args):
+        count = hits[args[4] if len(args) > 4 else 0.0]
+        return Judged([*right[:count], *([-1] * (4 - count))], [None] * 4)
+
+    monkeypatch.setattr(evaluation, "judge", judge)
+    metrics = evaluation.evaluate(cfg, module, Workspace(tmp_path))
+    names = ("accuracy", "accuracy_masked_0.3", "accuracy_masked_1")
+    assert [metrics[name] for name in names] == [1.0, 0.75, 0.25]
+
+
+def test_chance_is_that_of_each_question_s_candidates():
+    questions = (asked(), Question("r", "clip", "who", ("a", "b", "c", "d"), 0))
+    chance = metrics_of(config(), questions, Judged([0, 0], [None] * 2), None)["accuracy_chance"]
+    assert chance == (1 / 2 + 1 / 4) / 2
+
+
+def test_fewer_training_questions_are_drawn_from_all_by_the_seed():
+    whole = load_part(config(), "train").questions
+    drawn = [
+        [
+            whole.index(q)
+            for q in load_part(config("data.train_questions=10", word), "train").questions
+        ]
+        for word in ("seed=0", "seed=1")
+    ]
+    assert drawn[0] != drawn[1]
+    for places in drawn:
+        assert len(places) == 10
+        assert places == sorted(places)
+        assert max(places) > 20
+
+
+def test_parts_of_the_bundled_questions_share_no_clip():
+    parts = [data.bundled_questions(None, part) for part in ("train", "dev", "test")]
+    clips = [{q.clip for q in part.questions} for part in parts]
+    assert sum(map(len, clips)) == len(set.union(*clips))
+    assert all(part.clips.keys() == own for part, own in zip(parts, clips, strict=True))
+
+
+def test_validation_is_on_the_development_part_and_counts_each_time_anew(monkeypatch):
+    cfg = config("data.batch_size=2", "eval.batch_size=5")
+    main = list(stages(cfg))[-1]
+    dev = main.data.val_sets["dev"]
+    assert set(dev.clips) == set(load_part(cfg, "dev").clips)
+    assert (main.data.eval_batch_size, main.monitor) == (5, "val/accuracy")
+    logged, module = [], main.module.eval()
+    monkeypatch.setattr(module, "log", lambda name, value: logged.append(float(value)))
+    hits = []
+    for places in (range(9), range(9, 11), range(11, 16)):
+        batch = dev.collate(places)
+        module.validation_step(batch, 0)
+        hits.append(module.network(batch).scores.argmax(1).eq(batch["labels"]).tolist())
+        if len(hits) > 1:
+            module.on_validation_epoch_end()
+    first, second = [*hits[0], *hits[1]], hits[2]
+    assert logged == pytest.approx([sum(first) / 11, sum(second) / 5])
+
+
+def test_a_frame_of_two_sentences_is_told_the_first():
+    spans = np.array([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]], dtype=bool)
+    assert _nearest_sentence(spans).tolist() == [0, 0, 0, 1, 1]
+
+
+def chosen_of(baseline, monkeypatch, loaded, *words):
+    """What a baseline chooses."""
+    told = []
+    monkeypatch.setattr(baselines, "judged_part", lambda cfg: loaded)
+    monkeypatch.setattr(
+        baselines, "metrics_of", lambda cfg, questions, judged, place: told.append(judged.chosen)
+    )
+    baseline(config(*words), None)
+    return told[0]
+
+
+def test_baselines_of_words_take_the_nearest_sentence_to_question_and_answer(monkeypatch):
+    said = ("anna drinks cold tea", "bob drinks warm milk", "milk is here", "milk is there")
+    clip = Clip("clip", tuple(Sentence(i, i + 1, text) for i, text in enumerate(said)))
+    questions = (
+        Question("0", "clip", "who drinks cold tea", ("milk", "anna"), 1),
+        Question("1", "clip", "anna drinks", ("warm milk", "tea"), 1),
+    )
+    loaded = data.Loaded(questions, {"clip": clip}, None)
+    assert chosen_of(baselines.subtitle_words, monkeypatch, loaded) == [1, 1]
+    assert chosen_of(baselines.longest, monkeypatch, loaded) == [0, 0]
+    many = data.Loaded(questions * 20, {"clip": clip}, None)
+    drawn = [chosen_of(baselines.chance, monkeypatch, many, f"seed={s}") for s in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
