@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Literal
 
+from common.config import UserError
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
 from projects.wikides import selectors
 from projects.wikides.config import Config
-from projects.wikides.data import first_seed, load_rows
+from projects.wikides.data import first_seed, load_rows, part_path
 from projects.wikides.encoder import build_encoder
 from projects.wikides.evaluate import evaluate_encoder, row_metrics
 
@@ -64,7 +65,13 @@ def oracle(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def surface(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Boosted trees on lengths, overlaps and places, trained on the same rows."""
+    """Boosted trees on lengths, overlaps and places, trained on the ranker's training rows.
+
+    Raises:
+        UserError: these are the judged ones, as with ``eval.own`` alone.
+    """
+    if cfg.data.source == "files" and part_path(cfg, "train") == part_path(cfg, cfg.eval.part):
+        raise UserError("data.train is the file that is judged; give another one to learn from")
     rows = load_rows(cfg, cfg.eval.part)
     selected = selectors.surface(load_rows(cfg, "train"), rows, cfg.seed)
     return row_metrics(rows, selected, workspace)

@@ -65,8 +65,9 @@ def evaluate(cfg: Config, module: Ranker, workspace: Workspace) -> dict[str, flo
     """The method's row, ``sim_*``, ``fusion_*``, ``untrained_*``, selectors, given texts, gains.
 
     Metrics are ``gold_<measure>`` against the description and ``source_<measure>`` against the
-    paragraph.
+    paragraph. A candidate's score is that of the module's training, whatever the command says.
     """
+    cfg = replace(cfg, method=module.objective.method)
     rows = load_rows(cfg, cfg.eval.part)
     names = ["", "sim", "fusion"]
     with evaluated(module.encoder, cfg.trainer.accelerator):
