@@ -46,14 +46,12 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
         )
     folder = workspace.folder(".") if options.output is None else Path(options.output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    tests = [
-        data_root(cfg.data.root) / Path(place).expanduser() for place in options.texts.values()
-    ]
+    tests = [set_place(cfg, place) for place in options.texts.values()]
     spare_inputs(cfg, folder, options.texts, tests, "overlap.output")
     for name, place in options.texts.items():
         if name not in cfg.data.sets:
             raise UserError(f"overlap.texts: data.sets has no set '{name}'")
-        tested = evaluation_texts(data_root(cfg.data.root) / Path(place).expanduser())
+        tested = evaluation_texts(set_place(cfg, place))
         source = cfg.data.sets[name]
         layout = described(name, source).layout
         if layout in ("labelled", "clusters"):
@@ -86,7 +84,7 @@ def overlap(cfg: Config, workspace: Workspace) -> Path:
 
 
 def set_place(cfg: Config, path: str) -> Path:
-    """Where a set lies, as `read_set` finds it: as named, or below the data root."""
+    """Where a set or its evaluation lies, as `read_set` finds it: as named, or below the data root."""
     named = Path(path).expanduser()
     return named if named.exists() else data_root(cfg.data.root) / named
 
