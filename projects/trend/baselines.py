@@ -13,7 +13,14 @@ from projects.trend.evaluate import held_sets, judged
 from projects.trend.evaluation.average_precision import FrameBoxes, nuscenes_metrics
 from projects.trend.finetune import Finetune, labelled_source
 from projects.trend.forecasts import Floats, Held, copy_errors, errors_of
-from projects.trend.probes import detection_metrics, segmentation_probe, test_frames, true_boxes
+from projects.trend.probes import (
+    detection_metrics,
+    readable_frames,
+    readable_scans,
+    segmentation_probe,
+    test_frames,
+    true_boxes,
+)
 from projects.trend.scans.augment import PlanarSimilarity
 from projects.trend.scans.boxes import BoxesInGrid, labelled_frames
 from projects.trend.sources import open_source
@@ -58,7 +65,8 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
     """The same boxes for every scan: labelled boxes with the most others of their class near."""
     data = open_source(cfg, labelled_source(cfg), "labelled", cfg.finetune.folder)
     select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
-    rows = [select(data.frame(*f), still) for f in labelled_frames(data, cfg.finetune.frames)]
+    places = labelled_frames(data, cfg.finetune.frames)
+    rows = [select(frame, still) for frame in readable_scans(data, places)]
     boxes = np.nan_to_num(np.concatenate([row["boxes"] for row in rows]))  # unknown velocities
     labels = np.concatenate([row["labels"] for row in rows])
     gaps = np.linalg.norm(boxes[:, None, :2] - boxes[None, :, :2], axis=2)
@@ -69,9 +77,8 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
             kept.append(int(i))
     kept = kept[: cfg.finetune.max_boxes]
     scores = near[kept].sum(1) / len(rows)
-    frames = test_frames(cfg)
-    guesses = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(frames)
-    truth = [true_boxes(frames[i]) for i in range(len(frames))]
+    truth = [true_boxes(frame) for frame in readable_frames(test_frames(cfg))]
+    guesses = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(truth)
     return nuscenes_metrics(guesses, truth, cfg.finetune.classes)
 
 

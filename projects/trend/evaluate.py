@@ -34,6 +34,7 @@ from projects.trend.networks import TrendNetwork, network_options
 from projects.trend.probes import (
     detection_metrics,
     point_features,
+    readable_frames,
     segmentation_probe,
     test_frames,
 )
@@ -117,7 +118,7 @@ def forecast_metrics(
     if own:
         skipped = held[0].num_candidates - len(held)
         if skipped:
-            workspace.say(f"windows with a scan without returns above the ground: {skipped}")
+            workspace.say(f"windows with a scan that is damaged or empty: {skipped}")
         counts = {"num_windows": float(len(held)), "num_skipped": float(skipped)}
         metrics = counts | metrics
     references = {"copy_frame" if own else "copy": copy_errors(held)}
@@ -142,7 +143,9 @@ def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, 
     A user's scans without boxes have none.
     """
     frames = test_frames(cfg)
-    if cfg.eval.own is not None and not any(len(frames[i]["boxes"]) for i in range(len(frames))):
+    if cfg.eval.own is not None and not any(
+        len(frame["boxes"]) for frame in readable_frames(frames)
+    ):
         workspace.say(f"no scan of {cfg.eval.own} has boxes: detection is not judged")
         return {}
     metrics: dict[str, float] = {}
@@ -151,7 +154,7 @@ def detection(cfg: Config, module: Finetune, workspace: Workspace) -> dict[str, 
         prefix = "" if name == "pretrained" else f"{name}_"
         metrics |= {f"{prefix}{key}": value for key, value in scores.items()}
         if cfg.eval.figures:
-            limit, first = float(cfg.data.high[0]), frames[0]
+            limit, first = float(cfg.data.high[0]), next(readable_frames(frames))
             picture = detection_figure(
                 first["points"],
                 boxes[0].boxes,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.samplers import sample_rng
 from projects.trend.config import Config
 from projects.trend.data import (
@@ -61,7 +62,8 @@ class Held:
         points: (N, 3 + d) of the current frame inside the grid.
         actions: (L, 3) ego actions to the frame after each.
         targets: the current frame, and those after it.
-        num_candidates: windows of its set, with those that lack a return above the ground.
+        num_candidates: windows of its set, with those that are left out: they lack a return above
+            the ground, or a scan of theirs is damaged.
     """
 
     sequence: int
@@ -90,8 +92,11 @@ def held_out(
 ) -> list[Held]:
     """Windows of the evaluation part (or another one) with rays that depend on the part alone.
 
+    Windows with a damaged scan are left out, counted and logged.
+
     Raises:
-        UserError: in no window every frame has a return above the ground in the grid.
+        UserError: in no window every frame has a return above the ground in the grid, or too many
+            windows have a damaged scan.
     """
     data: LidarSet = open_source(cfg, source, part or cfg.eval.split)
     stride = cfg.data.stride * STRIDE.get(source, 1)
@@ -101,8 +106,17 @@ def held_out(
     most = cfg.eval.max_windows
     if most and len(items) > most:
         items = [items[i * len(items) // most] for i in range(most)]
-    candidates = [_held(cfg, data, item, rays, number) for number, item in enumerate(items)]
-    whole = [one for one in candidates if one is not None]
+    whole: list[Held] = []
+    corrupt = CorruptCounter(f"held-out windows of {source}")
+    for number, item in enumerate(items):
+        try:
+            one = _held(cfg, data, item, rays, number)
+        except (OSError, ValueError) as error:
+            corrupt.bad(f"sequence {item.sequence + 1}, scan {item.first + 1}", error)
+            continue
+        corrupt.good()
+        if one is not None:
+            whole.append(one)
     if not whole:
         raise UserError(f"no window of {source} has returns above the ground in all its frames")
     return [replace(one, num_candidates=len(items)) for one in whole]

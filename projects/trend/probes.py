@@ -1,14 +1,16 @@
 """What the encoder is worth downstream: detection metrics and a linear segmentation probe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.config import UserError
+from common.data.corrupt import CorruptCounter
 from common.data.samplers import sample_rng
 from common.evaluation.features.linear_probe import fit_logistic_regression
 from projects.trend.config import Config, Source
@@ -28,6 +30,7 @@ from projects.trend.sources import open_source
 
 POINTS_PER_FRAME = 400  # of the segmentation probe
 L2 = 1e-4
+T = TypeVar("T")
 SEMANTIC = {"simulated": CLASSES, "semantic_kitti": SEMANTIC_CLASSES}
 
 
@@ -61,6 +64,33 @@ def test_frames(cfg: Config) -> JudgedFrames:
 Frames = JudgedFrames | Sequence[dict[str, Any]]
 
 
+def readable(read: Callable[[int], T], count: int) -> Iterator[T]:
+    """What can be read of `count` frames, in order; damaged ones are counted and logged.
+
+    Raises:
+        UserError: too many are damaged.
+    """
+    corrupt = CorruptCounter("judged LiDAR frames")
+    for number in range(count):
+        try:
+            frame = read(number)
+        except (OSError, ValueError) as error:
+            corrupt.bad(f"frame {number + 1}", error)
+            continue
+        corrupt.good()
+        yield frame
+
+
+def readable_frames(frames: Frames) -> Iterator[dict[str, Any]]:
+    """`readable` of labelled frames."""
+    return readable(lambda number: frames[number], len(frames))
+
+
+def readable_scans(data: LidarSet, places: Sequence[tuple[int, int]]) -> Iterator[LidarFrame]:
+    """`readable` of frames (sequence, index) of a set."""
+    return readable(lambda number: data.frame(*places[number]), len(places))
+
+
 def true_boxes(frame: dict[str, Any]) -> FrameBoxes:
     """The boxes of a frame, as a truth."""
     return FrameBoxes(frame["boxes"], frame["labels"], np.ones(len(frame["labels"])))
@@ -69,11 +99,11 @@ def true_boxes(frame: dict[str, Any]) -> FrameBoxes:
 def detect(
     detector: Detector, frames: Frames, batch_size: int
 ) -> tuple[list[FrameBoxes], list[FrameBoxes]]:
-    """Predicted and true boxes of all frames, each of which is read once."""
+    """Predicted and true boxes of all readable frames, each of which is read once."""
     device = next(detector.parameters()).device
     detections, truth = [], []
-    for start in range(0, len(frames), batch_size):
-        part = [frames[i] for i in range(start, min(start + batch_size, len(frames)))]
+    stream = readable_frames(frames)
+    while part := list(islice(stream, batch_size)):
         batch = collate_frames(part, range(len(part)))
         boxes = detector.detect(batch["points"].to(device), batch["owner"].to(device), len(part))
         truth += [true_boxes(frame) for frame in part]
@@ -133,7 +163,7 @@ def segmentation_probe(cfg: Config, encoder: Any) -> dict[str, float]:
     for part in ("labelled", cfg.eval.split):
         data: LidarSet = open_source(cfg, name, part)
         frames = labelled_frames(data, cfg.eval.segmentation_frames)
-        parts.append(_points_of([data.frame(*f) for f in frames], cfg, encoder))
+        parts.append(_points_of(list(readable_scans(data, frames)), cfg, encoder))
     (x, y), (test_x, test_y) = parts
     mean, spread = x.mean(0), x.std(0) + 1e-5
     count = len(SEMANTIC[name])

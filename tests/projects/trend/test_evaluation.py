@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from common.config import CONFIG_DIR, UserError
 from common.engine.comparison.spec import default_arms, read_comparisons
 from common.engine.workspace import Workspace
-from projects.trend import baselines
+from projects.trend import baselines, forecasts, probes
 from projects.trend.data import open_sets
-from projects.trend.evaluate import evaluate, show_extremes
+from projects.trend.evaluate import detection, evaluate, show_extremes
 from projects.trend.finetune import Finetune
 from projects.trend.forecasts import Held, Target, held_out, summary, window_errors
 from projects.trend.networks import TrendNetwork, network_options
@@ -132,6 +132,45 @@ def test_held_out_parts_of_sets_without_official_ones(tmp_path, monkeypatch):
         path.rmdir()
     with pytest.raises(UserError, match="held out"):
         open_source(plain, "kitti", "train")
+
+
+class Damaged:
+    """A set whose frames at some places cannot be read."""
+
+    def __init__(self, data, *bad):
+        self.data, self.bad, self.lengths = data, bad, data.lengths
+
+    def __getattr__(self, name):
+        return getattr(self.data, name)
+
+    def frame(self, *place):
+        if place in self.bad:
+            raise ValueError("no rows of 4")
+        return self.data.frame(*place)
+
+
+def test_a_damaged_scan_of_the_test_part_is_left_out(tmp_path, monkeypatch, caplog):
+    """One scan stopped the evaluation after all stages: of forecasts, boxes and points."""
+    cfg = config("data.test_sequences=3", "eval.untrained=false", "eval.figures=true")
+    real = open_source(cfg, "simulated", "test")
+    whole = held_out(cfg, "simulated", 40)
+    for module in (forecasts, probes, baselines):
+        monkeypatch.setattr(module, "open_source", lambda *_: Damaged(real, (0, 0), (1, 2)))
+    (held,) = held_out(cfg, "simulated", 40)
+    assert (held.sequence, held.num_candidates) == (2, 3)
+    np.testing.assert_array_equal(held.points, whole[2].points)  # drawn by its own number
+    assert "sequence 2, scan 1: no rows of 4" in caplog.text
+    frames = probes.test_frames(cfg)
+    first = next(probes.readable_frames(frames))
+    np.testing.assert_array_equal(first["points"], frames[1]["points"])
+    space = Workspace(tmp_path)
+    with torch.inference_mode():
+        module = Finetune(cfg).eval()
+        found, true = probes.detect(module.detectors["pretrained"], frames, 2)
+        assert len(found) == len(true) == 7
+        assert "map" in detection(cfg, module, space)
+        assert "miou" in probes.segmentation_probe(cfg, module.network.encoder)
+        assert "map" in baselines.usual_boxes(cfg, space)
 
 
 def test_baselines_report_what_the_arms_do(tmp_path):
