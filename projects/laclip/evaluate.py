@@ -79,7 +79,7 @@ def evaluate(
     else:
         metrics = evaluate_image_text(cfg, module, workspace, build)
     if cfg.eval.pairs is not None:
-        pairs = data_root(cfg.data.root) / cfg.eval.pairs
+        pairs = (data_root(cfg.data.root) / cfg.eval.pairs).resolve()
         metrics |= judge_captions(cfg, module, workspace=workspace, build=build, file=pairs)
     return metrics
 

@@ -18,7 +18,9 @@ from common.data.image_text.captions import (
     CaptionLists,
     choose_texts,
 )
+from common.data.image_text.drawings import FRAMES
 from common.data.samplers import sample_rng
+from common.data.text.augment import Eda, WordDropout
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.comparison.spec import read_comparisons
 from common.families.image_text.data import (
@@ -28,6 +30,7 @@ from common.families.image_text.data import (
     train_transform,
 )
 from common.families.image_text.drawings import POOL, pool_images
+from projects.laclip import data as laclip_data
 from projects.laclip.config import LaclipData
 from projects.laclip.data import Formed, Sometimes, build_data, word_augmentation
 from tests.projects.laclip.conftest import SOURCES, config, csv_config, text_of
@@ -249,6 +252,37 @@ def test_forms_of_a_rewrite(official):
     assert framed.texts(3) == framed.texts(3)
     same = Formed(CaptionLists([["a cat", "a cat"]]), "with_caption", 0)
     assert same.texts(0) == ["a cat", "a cat"]
+
+
+def test_frames_are_of_the_caption_its_image_and_the_seed(official):
+    """Each rewrite has frames of its kind; images and seeds draw others."""
+    first, other = (
+        dataset(csv_config(official, "data.text_form=framed", f"seed={seed}")).captions
+        for seed in (0, 1)
+    )
+    frames = []
+    for captions in (first, other):
+        rows = [captions.texts(i) for i in range(12)]
+        frames.append([[t.replace(row[0], "{}") for t in row[1:]] for row in rows])
+    assert frames[0] != frames[1]
+    assert len({tuple(row) for row in frames[0]}) > 6
+    for row in frames[0]:
+        assert all(text in FRAMES[m % len(FRAMES)] for m, text in enumerate(row))
+
+
+def test_a_text_that_comes_twice_is_joined_once():
+    twice = CaptionLists([["a cat", "a pet", "a cat"]])
+    assert Formed(twice, "joined", 0).texts(0) == ["a cat, a pet"]
+
+
+def test_augmentations_have_strength_and_synonyms_of_the_config(monkeypatch):
+    monkeypatch.setattr(laclip_data, "wordnet_synonyms", lambda pos, root: {"a": [root]})
+    words = ["data.augment_strength=0.4", "data.root=here"]
+    made = [
+        word_augmentation(config(*words, f"data.augmentation={kind}").data)
+        for kind in ("eda", "word_dropout", "none")
+    ]
+    assert made == [Eda({"a": ["here"]}, 0.4), WordDropout(0.4), None]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from common.families.image_text import drawings, drawings_evaluation
 from common.families.image_text.drawings import UNSEEN_TEMPLATES
 from common.families.image_text.drawings_evaluation import recall_both_ways
 from projects.laclip import baselines, evaluate
-from projects.laclip.data import drawn_texts, training_pairs
+from projects.laclip.data import Formed, drawn_texts, training_pairs
 from projects.laclip.encoders import Encoders, prompt_agreement
 from projects.laclip.evaluate import HeldOut, held_out, nouns_of, pool_metrics
 from projects.laclip.module import LaCLIP
@@ -219,10 +219,17 @@ def test_the_untrained_row_is_of_a_model_before_training(tmp_path, monkeypatch):
         monkeypatch.setattr(evaluate, name, lambda *_: {})
     monkeypatch.setattr(evaluate, "encoders", lambda cfg, model: model)
     first = lambda model: float(next(model.parameters()).detach().sum())  # noqa: E731
+    spaces = []
     monkeypatch.setattr(
-        evaluate, "pool_metrics", lambda model, *_: dict.fromkeys(evaluate.UNTRAINED, first(model))
+        evaluate,
+        "pool_metrics",
+        lambda model, held, space=None: (
+            spaces.append(space) or dict.fromkeys(evaluate.UNTRAINED, first(model))
+        ),
     )
-    actual = evaluate.evaluate_drawings(cfg, module, Workspace(tmp_path), lambda: LaCLIP(cfg))
+    space = Workspace(tmp_path)
+    actual = evaluate.evaluate_drawings(cfg, module, space, lambda: LaCLIP(cfg))
+    assert spaces == [None, space]  # items are of the trained model
     for name in evaluate.UNTRAINED:
         assert actual[name] == first(module) != first(start)
         assert actual[f"untrained_{name}"] == first(start)
@@ -233,9 +240,9 @@ def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, 
     """300 held-out drawings: as many batches of training drawings as there are, at most two."""
     number = torch.arange(drawings)
     pixels = torch.stack([number // 256, number % 256, 0 * number], 1)[..., None, None].byte()
-    pairs = CaptionedImages(
-        CachedImages(pixels, None), CaptionLists([[f"x{i}"] for i in range(drawings)]), None, seed=0
-    )
+    texts = CaptionLists([[f"x{i}", f"z{i}"] for i in range(drawings)])
+    joined = Formed(texts, "joined", 0)  # the loss is that of the names themselves
+    pairs = CaptionedImages(CachedImages(pixels, None), joined, None, seed=0)
     rows = [{"name": "y"}] * 300
     held = HeldOut(rows, torch.zeros(300, 1, 1, 1), [], [], torch.tensor([]), [], [])
     seen = []
@@ -253,6 +260,34 @@ def test_trained_names_are_judged_in_whole_batches_none_twice(drawings, judged, 
         assert len(shown) == len({str(image) for image in shown}) == judged
         own = [f"x{256 * high + low}" for high, low, _ in shown]
         assert [name for _, names in trained for name in names] == own
+
+
+def test_galleries_show_the_drawings_that_are_asked_for(tmp_path, monkeypatch):
+    """Names and keywords find the drawing of their row; rows without a query are left out."""
+    shown = {}
+    held = colour_rows(COLOURS, COLOURS)
+    for i, row in enumerate(held.rows):
+        row |= {"image": f"image {i}", "query": f"{COLOURS[i]}, thing"}
+    held = held._replace(queried=[1, 2])
+    monkeypatch.setattr(evaluate, "pool_picture", lambda image, _: image)
+    space = Workspace(tmp_path)
+    monkeypatch.setattr(space, "gallery", lambda title, rows: shown.update({title: rows}))
+    evaluate.show(config(), planted(), held, space)
+    for title, key in (("names to drawings", "name"), ("keywords to drawings", "query")):
+        assert [row["query"] for row in shown[title]] == [held.rows[i][key] for i in (1, 2)]
+        best = [row["results"][0] for row in shown[title]]
+        assert [(r["item"], r["correct"]) for r in best] == [("image 1", True), ("image 2", True)]
+
+
+def test_the_untrained_baseline_begins_with_the_seed_of_the_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "require_pool", lambda cfg: None)
+    monkeypatch.setattr(baselines, "held_out", lambda cfg: None)
+    monkeypatch.setattr(baselines, "encoders", lambda cfg, model: model)
+    monkeypatch.setattr(baselines, "pool_metrics", lambda model, *_: model.state_dict())
+    cfg = config("seed=5")
+    actual = baselines.untrained(cfg, Workspace(tmp_path))
+    expected = untrained(lambda: LaCLIP(cfg), 5).state_dict()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
 def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatch):
@@ -274,6 +309,31 @@ def test_raw_pixels_learn_words_from_the_pictures_they_name(tmp_path, monkeypatc
     )
     with pytest.raises(UserError, match="source=pool"):
         baselines.majority(config(), Workspace(tmp_path))
+
+
+def test_pixels_are_less_the_mean_training_image(tmp_path, monkeypatch):
+    """Those of the query and those that words are learnt from."""
+    train = colour_rows([*COLOURS, "red"], [*COLOURS, "red"]).pixels
+    names = [["red"], ["greens"], ["blue thing"], ["red"]]
+    pairs = CachedImages(train, None), CaptionLists(names)
+    monkeypatch.setattr(baselines, "pool_pairs", lambda *_: pairs)
+    monkeypatch.setattr(baselines, "held_out", lambda _: None)
+    monkeypatch.setattr(
+        baselines,
+        "pool_metrics",
+        lambda model, *_: {
+            "images": model.images(train),
+            "texts": model.texts(["red", "Blue thing", "green", "red blue"]),
+            "top1_chance": 0,
+        },
+    )
+    actual = baselines.raw_pixels(config(name="mini_drawings"), Workspace(tmp_path))
+    small = baselines._small(train)
+    centred = F.normalize(small - small.mean(0), dim=1)
+    assert actual.keys() == {"images", "texts"}
+    torch.testing.assert_close(actual["images"], centred)
+    mixed = F.normalize(centred[0] + centred[2], dim=0)  # a name in the plural has the singular
+    torch.testing.assert_close(actual["texts"], torch.stack([*centred[[0, 2, 1]], mixed]))
 
 
 def test_untrained_model_is_near_chance(tmp_path, monkeypatch, dev):

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,6 +116,20 @@ def test_multi_text_is_the_mean_of_single_text_losses(module):
     module.encoder.model.visual.register_forward_hook(lambda *a: calls.append(a[2].shape))
     module.losses(batch)
     assert calls == [(6, 32)]
+
+
+def test_the_logged_accuracy_is_that_of_the_captions(module):
+    """Not of the rewrites, which are drawn anew."""
+    texts = []
+
+    def loss(image, text, scale):
+        texts.append(text)
+        return SimpleNamespace(loss=text.sum(), hits=torch.full((6,), len(texts) == 1))
+
+    module.loss.forward = loss
+    terms = module.losses(batch_of(num_texts=2))
+    assert (len(texts), float(terms["batch_top1"])) == (2, 1.0)
+    assert float(terms["logit_scale"]) == pytest.approx(1 / 0.07)
 
 
 def test_multi_text_never_takes_another_text_of_the_image_as_negative(module):

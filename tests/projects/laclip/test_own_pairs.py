@@ -12,6 +12,7 @@ from common.engine.run import train
 from common.engine.workspace import Workspace
 from common.evaluation.retrieval.cross_modal import image_text_retrieval
 from common.families.image_text import pairs
+from projects.laclip import evaluate
 from projects.laclip.data import build_data
 from projects.laclip.module import LaCLIP
 from tests.projects.laclip.conftest import config, csv_config
@@ -101,6 +102,24 @@ def test_the_right_picture_of_a_caption_is_its_own(own):
     wrong[2] = images[3]
     actual = image_text_retrieval(images, wrong, read.image_of_text, (1,))
     assert actual["text_to_image_recall_at_1"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("source", ["synthetic", "scenes", "pool"])
+def test_held_out_pairs_below_a_relative_root_are_judged_next_to_other_metrics(
+    own, tmp_path, monkeypatch, source
+):
+    """The root was put before the path twice, and the evaluation failed after the training."""
+    monkeypatch.chdir(own.parent)
+    cfg = config("eval.pairs=own/held_out.csv", f"data.root={own.name}")
+    cfg.data.source = source
+    for name in ("evaluate_scenes", "evaluate_drawings", "evaluate_image_text"):
+        monkeypatch.setattr(evaluate, name, lambda *_: {"other": 1.0})
+    for name in ("show", "show_extremes"):
+        monkeypatch.setattr(pairs, name, lambda *_: None)
+    torch.manual_seed(0)
+    actual = evaluate.evaluate(cfg, LaCLIP(cfg), Workspace(tmp_path / "run"), lambda: LaCLIP(cfg))
+    assert (actual["other"], actual["num_images"], actual["num_captions"]) == (1, 4, 6)
+    assert {"pairs_recall_mean", "untrained_pairs_recall_mean"} <= actual.keys()
 
 
 @pytest.mark.slow

@@ -5,21 +5,27 @@ import os
 import signal
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from common.config import UserError
+from common.data.row_map.chunks import RowSeed
 from common.data.row_map.options import RowMapConfig
 from common.data.row_map.parts import Parts
 from common.data.samplers import sample_rng
-from common.decoding.options import ServerConfig
+from common.decoding.options import Policy, ServerConfig
 from common.engine.trained import run_task
 from common.engine.workspace import Workspace
+from projects.laclip import tasks
 from projects.laclip.config import RewriteConfig
 from projects.laclip.rewrite import (
     ARROW,
     INSTRUCTION,
+    PROMPT_STREAM,
+    TOKEN_STREAM,
     build_prompt,
+    build_rewriter,
     copies,
     csv_captions,
     demonstrations,
@@ -28,6 +34,7 @@ from projects.laclip.rewrite import (
     rewrite_file,
 )
 from tests.completion_server import CompletionServer
+from tests.projects.laclip.conftest import config
 
 TYPES = ("chatgpt", "bard", "mscoco", "human")
 
@@ -174,6 +181,70 @@ def test_copies_among_the_rewrites_are_counted(captions, tmp_path, monkeypatch):
     assert "1 of 11 rewrites are the caption itself" in (tmp_path / "w/notes.txt").read_text()
     assert copies(["a b"] * 10, ["a b"] + ["c d"] * 9) == "1 of 10 rewrites are the caption itself"
     assert "larger rewrite.model" in copies(["a b"] * 9, ["a b"] + ["c d"] * 8)
+
+
+def test_the_language_model_is_asked_as_the_config_says(captions, tmp_path, monkeypatch):
+    """Kind of the demonstrations, policy, budget, the end of an answer; tokens have own draws."""
+    asked, draws = {}, []
+
+    def generator(model, policy, server, **options):
+        asked.update(options, model=model, policy=policy, server=server)
+
+        def generate(prompts, rngs, most):
+            draws.extend(rng.random() for rng in rngs)
+            asked.update(prompts=[p.text for p in prompts], most=most)
+            return ["some other words"] * len(prompts)
+
+        return generate
+
+    monkeypatch.setattr("common.decoding.generators.text_generator", generator)
+    options = {"top_p": 0.7, "temperature": 0.4, "prompt_budget": 99, "source_type": "coco"}
+    cfg = run_cfg(captions, tmp_path / "out.txt", batch_size=20, seed=3, **options)
+    rewrite = build_rewriter(cfg, ServerConfig())
+    seeds = [RowSeed(3, i) for i in range(2)]
+    assert rewrite(["one dog", "two cats"], seeds) == ["some other words"] * 2
+    assert asked.pop("prompts") == [
+        build_prompt(text, "mscoco", seed.rng(PROMPT_STREAM))
+        for text, seed in zip(["one dog", "two cats"], seeds, strict=True)
+    ]
+    assert draws == [seed.rng(TOKEN_STREAM).random() for seed in seeds]
+    assert asked == {
+        "model": cfg.model,
+        "policy": Policy("nucleus", temperature=0.4, top_p=0.7),
+        "server": ServerConfig(),
+        "batch_size": 20,
+        "device": "cpu",
+        "stop": "\n",
+        "prompt_budget": 99,
+        "cut_suffix": f" {ARROW}",
+        "most": 8,
+    }
+
+
+def test_what_changes_the_rewrites_is_refused_on_a_restart(captions, tmp_path, monkeypatch):
+    """The alias of a kind is the same kind."""
+    monkeypatch.setattr(
+        "common.decoding.generators.text_generator",
+        lambda *_, **__: lambda prompts, rngs, most: ["some other words"] * len(prompts),
+    )
+    target = tmp_path / "out.txt"
+    assert rewrite_file(run_cfg(captions, target, source_type="coco")).computed == 11
+    assert rewrite_file(run_cfg(captions, target, source_type="mscoco")).computed == 0
+    for change in ({"max_new_tokens": 9}, {"prompt_budget": 99}, {"top_p": 0.5}):
+        with pytest.raises(UserError, match="was made for another"):
+            rewrite_file(run_cfg(captions, target, source_type="coco", **change))
+
+
+def test_the_task_takes_shares_and_a_server(captions, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        tasks,
+        "rewrite_file",
+        lambda cfg, workspace, **options: asked.update(options) or SimpleNamespace(summary=""),
+    )
+    cfg = config("task.shard=1/2", "generator.endpoint=http://127.0.0.1:1/v1")
+    tasks.rewrite(cfg, Workspace(tmp_path / "w"))
+    assert asked == {"task": cfg.task, "server": cfg.generator}
 
 
 def test_item_13_one_line_per_caption_and_other_settings_refused(captions, tmp_path):

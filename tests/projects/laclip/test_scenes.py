@@ -1,11 +1,14 @@
 """What the first command measures on scenes, and the baselines it has to beat."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from common.config import UserError
-from common.data.image_text.scenes import NOUNS, OPPOSITES, single_drawings
+from common.data.image_text.scenes import NOUNS, OPPOSITES, Scenes, single_drawings
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.comparison.spec import read_comparisons
 from common.engine.workspace import Workspace, read_json
@@ -67,7 +70,10 @@ def test_encoders_that_know_the_scenes_are_always_right(cfg, tmp_path):
         assert sum(items) / len(items) == actual[name]
     assert actual["relation_accuracy"] == 1
     assert actual["gallery_right"] == scenes.SHOWN
-    assert actual["recall_at_1_chance"] == 1 / len(held_out_scenes(cfg))
+    held, clipart = len(held_out_scenes(cfg)), len(held_out_scenes(cfg, "clipart"))
+    chances = ("recall_at_1", 1), ("recall_at_5", 5), ("gallery_right", scenes.SHOWN)
+    assert all(actual[f"{name}_chance"] == right / held for name, right in chances)
+    assert actual["clipart_recall_at_1_chance"] == 1 / clipart
 
 
 def test_a_bag_of_words_finds_scenes_and_no_relation(cfg):
@@ -80,6 +86,13 @@ def test_mixed_up_images_are_not_found(cfg):
     actual = scenes.scene_metrics(cfg, oracle(cfg, shift=1))
     assert actual["recall_at_1"] == actual["gallery_right"] == 0
     assert actual["zeroshot_top1"] == 1  # single drawings are not shifted
+
+
+def test_the_fifth_of_a_ranking_is_found_and_the_sixth_is_not(cfg, monkeypatch):
+    monkeypatch.setattr(scenes, "relevant_ranks", lambda rows, *_: torch.arange(len(rows)) + 1)
+    actual = scenes.scene_metrics(cfg, oracle(cfg))
+    held = len(held_out_scenes(cfg))
+    assert actual["recall_at_5"] == 5 / held == 5 * actual["recall_at_1"]
 
 
 def test_the_gallery_marks_the_scene_of_the_query(cfg, tmp_path):
@@ -103,6 +116,75 @@ def test_baselines_know_pixels_and_words_alone(cfg, tmp_path):
     untrained = baselines.untrained(cfg, Workspace(tmp_path / "untrained"))
     assert untrained["recall_at_1"] <= 4 * chance["recall_at_1"]
     assert chance["zeroshot_top1"] == 1 / len(NOUNS)
+
+
+def test_losses_are_of_captions_in_the_wording_of_training(cfg, monkeypatch):
+    rows = scenes.training_rows(300, len(held_out_scenes(cfg)))
+    monkeypatch.setattr(scenes, "loss_gap", lambda module, *sides: sides)
+    model = Encoders(lambda images: images, lambda texts: texts)
+    training, held_out = scenes.caption_losses(cfg, None, model)
+    trained, held = training_scenes(cfg), held_out_scenes(cfg)
+    assert training[1] == [trained.texts[i][0] for i in rows]
+    assert torch.equal(training[0], trained.images[rows])
+    assert held_out[1] == [row[0] for row in held.texts]
+
+
+def test_the_untrained_row_is_of_new_weights_and_items_are_of_the_trained(
+    cfg, tmp_path, monkeypatch
+):
+    seen = []
+
+    def metrics(cfg, model, space=None):
+        seen.append((model, space))
+        return {"recall_at_1": float(len(seen)), "recall_at_1_chance": 0.5}
+
+    model = Encoders(lambda images: images, lambda texts: texts)
+    module = SimpleNamespace(logit_scale=lambda: 3.0)
+    monkeypatch.setattr(scenes, "scene_metrics", metrics)
+    monkeypatch.setattr(scenes, "encoders", lambda cfg, net: model if net is module else net)
+    monkeypatch.setattr(scenes.modes, "evaluated", lambda *_: nullcontext())
+    monkeypatch.setattr(scenes.modes, "untrained", lambda build, seed, like: (build, seed))
+    monkeypatch.setattr(scenes, "caption_losses", lambda *_: {})
+    held = SimpleNamespace(queries=torch.eye(2), images=torch.ones(2, 2))
+    monkeypatch.setattr(scenes, "held_out_scenes", lambda _: held)
+    monkeypatch.setattr(scenes, "show_scenes", lambda *_: None)
+    monkeypatch.setattr(scenes, "training_pairs", lambda _: None)
+    monkeypatch.setattr(scenes, "drawn_texts", lambda _: {})
+    space = Workspace(tmp_path)
+    actual = scenes.evaluate_scenes(cfg, module, space, "build")
+    assert seen == [(("build", cfg.seed), None), (model, space)]
+    assert actual == {
+        "logit_scale": 3.0,
+        "untrained_recall_at_1": 1.0,
+        "recall_at_1": 2.0,
+        "recall_at_1_chance": 0.5,
+    }
+
+
+def test_nearest_captions_share_the_rarest_words(cfg, tmp_path, monkeypatch):
+    """A word of all captions decides nothing; pixels are less the mean of the training scenes."""
+    images = torch.zeros(4, 3, 12, 12, dtype=torch.uint8)
+    for i in range(4):
+        images[i, i % 3, i] = 200
+    texts = [["a red cat by it it"], ["a red dog by it"], ["a red owl by it"], ["a fox"]]
+    trained = Scenes([None] * 4, images, texts, [])
+    monkeypatch.setattr(scenes, "training_scenes", lambda _: trained)
+    assert scenes._Pixels(trained).with_word["it"] == [0, 1, 2]  # a caption counts once
+    rows = {}
+
+    def metrics(cfg, model, space):
+        texts = ["by it red fox", "owl", "A", "whale"]
+        rows["texts"], rows["images"] = model.texts(texts), model.images(images)
+        return {}
+
+    monkeypatch.setattr(scenes, "scene_metrics", metrics)
+    scenes.nearest_captions(cfg, Workspace(tmp_path))
+    pixels = images.float().flatten(1) / 255
+    centred = F.normalize(pixels - pixels.mean(0), dim=1)
+    torch.testing.assert_close(rows["images"], centred)
+    near = rows["texts"] @ centred.T
+    assert near.argmax(1).tolist()[:2] == [3, 2]
+    torch.testing.assert_close(rows["texts"][2], F.normalize(centred.mean(0), dim=0))
 
 
 def test_training_scenes_are_those_of_the_seed_with_the_texts_of_the_config():
