@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from common.config import UserError
 from common.encoders.modes import evaluated
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.workspace import Workspace
@@ -24,8 +25,17 @@ __all__ = ["tfidf", "untrained", "whitened"]
 
 
 def tfidf(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """Neighbours by the cosine of TF-IDF vectors of words."""
+    """Neighbours by the cosine of TF-IDF vectors of words.
+
+    Raises:
+        UserError: the config asks for no neighbours.
+    """
     documents = heldout_documents(cfg)
+    if not documents or not cfg.eval.neighbour_queries:
+        raise UserError(
+            "this baseline finds neighbours: it needs eval.neighbour_queries, and held-out documents"
+            f" of data.source=bundled or synthetic, not {cfg.data.source}"
+        )
     corpus = {str(i): s for i, s in enumerate(s for document in documents for s in document)}
     asked = [str(i) for i in neighbour_queries(documents, cfg.eval.neighbour_queries)]
     right = neighbour_lists(documents, cfg.eval.neighbour_window)

@@ -4,19 +4,33 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from common.config import UserError
 from common.encoders.text.mlm_head import masked_lm_head
 from common.engine.experiment import Plan, Stage
 from common.engine.module import ContrastiveModule
 from common.families.retrieval.experiment import text_plan
+from projects.ccp.bitext import read_bitext
 from projects.ccp.config import Config
-from projects.ccp.data import pretraining_data, requirements, training_documents, tuning_data
+from projects.ccp.data import (
+    bitext_prefix,
+    evaluation_files,
+    pretraining_data,
+    requirements,
+    training_documents,
+    tuning_data,
+)
 from projects.ccp.finetune import DPR
 from projects.ccp.module import CCP
 from projects.ccp.towers import Towers, recipe_of
 
 
 def stages(cfg: Config) -> Iterator[Stage]:
-    """The stage "pretrain", unless the config goes without, and "finetune" if it has steps."""
+    """The stage "pretrain", unless the config goes without, and "finetune" if it has steps.
+
+    Raises:
+        UserError: files of the evaluation are missing or cannot be used.
+    """
+    check_files(cfg)
     towers, options = recipe_of(cfg).build(), cfg.finetune
     if cfg.method.pretrain:
         module = CCP(cfg, towers, prediction_head(cfg, towers, cfg.model.pretrained))
@@ -33,6 +47,19 @@ def stages(cfg: Config) -> Iterator[Stage]:
             monitor="val/nll" if options.dev_file is not None else None,
             monitor_mode="min",
         )
+
+
+def check_files(cfg: Config) -> None:
+    """Refuse what the evaluation after all stages could not read.
+
+    Raises:
+        UserError: files of bitext, calibration or XOR-Retrieve that are missing, or unequal sides.
+    """
+    for need in evaluation_files(cfg):
+        if not need.present:
+            raise UserError(f"{need.name}: there is no file {need.location}; {need.hint}")
+    for place in cfg.eval.bitext.values():
+        read_bitext(bitext_prefix(cfg, place))
 
 
 def prediction_head(cfg: Config, towers: Towers, pretrained: str) -> nn.Module | None:

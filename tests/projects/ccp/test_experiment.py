@@ -357,7 +357,7 @@ def test_calibrate_writes_what_the_card_loads(full_run, tmp_path):
 def test_calibrate_reads_all_files_before_it_encodes(tmp_path, monkeypatch):
     """The last language's file was looked at after the others had been encoded."""
     (tmp_path / "de.txt").write_text("people\nhouses\n")
-    (tmp_path / "fr.txt").write_text("people\n")
+    (tmp_path / "fr.txt").write_text("people\n \n")  # a blank line is no text
     monkeypatch.setattr(tasks, "trained_module", lambda *_: pytest.fail("loaded first"))
     files = f"calibrate.input={{de: {tmp_path}/de.txt, fr: {tmp_path}/fr.txt}}"
     with pytest.raises(UserError, match=r"calibrate\.input\.fr: .* two or more"):
@@ -379,6 +379,8 @@ def test_baselines_score_what_the_method_is_scored_on(tmp_path):
         != actual["whitened"]["neighbour_hit_at_10"]
     )
     assert neighbour_lists([["a", "b"], ["c"]], 2) == [{1}, {0}, set()]
+    with pytest.raises(UserError, match=r"it needs eval\.neighbour_queries"):
+        baselines.tfidf(config("eval.neighbour_queries=0"), Workspace(tmp_path))
 
 
 def test_paper_configs_hold_the_published_recipe():
