@@ -1,5 +1,7 @@
 """Views, head, masked language modelling, truncation and selection."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,10 @@ from common.families.sentences import baselines as family
 from common.families.sentences.data import sentence_data, text_rows
 from common.losses.auxiliary.tokens import masked_lm_loss
 from projects.simcse import baselines, build
+from projects.simcse import data as data_module
+from projects.simcse import module as method
 from projects.simcse.config import Config
-from projects.simcse.data import augmentation, crop, num_views, train_set
+from projects.simcse.data import augmentation, crop, num_views, substitution, train_set
 from projects.simcse.module import SimCSE
 from tests.projects.simcse.conftest import TEXTS, config, encoder, module
 
@@ -138,6 +142,32 @@ def test_every_view_is_masked_at_the_rate():
     assert not alike
 
 
+def test_head_and_loss_are_those_of_the_config(monkeypatch):
+    """Pretrained weights of the masked language model, and the kernel of the loss."""
+    asked = []
+    monkeypatch.setattr(
+        method, "masked_lm_head", lambda *words, **options: asked.append((words[0], options))
+    )
+    cfg = config("method.mlm_weight=0.1", "method.loss_backend=blocked")
+    made = encoder(cfg)
+    cfg.model.pretrained = "folder"
+    model = SimCSE(cfg, made)
+    assert asked == [("folder", {"config": cfg.model.config})]
+    assert model.objective.loss.backend == "blocked"
+
+
+def test_masked_places_may_get_any_token(tmp_path):
+    """A tenth of them: ids of the whole vocabulary."""
+    lines = ["one two three four five six seven eight nine ten"] * 64
+    views = views_of(tmp_path / "a.txt", lines, "method.mlm_probability=0.9")
+    batch = views[[(i, 0) for i in range(64)]]
+    replaced = (batch["mlm_input_ids"] != batch["input_ids"]) & (
+        batch["mlm_input_ids"] != views.tokenizer.mask_token_id
+    )
+    drawn = batch["mlm_input_ids"][replaced]
+    assert int(drawn.max()) > 0.8 * len(views.tokenizer)
+
+
 def test_prediction_head_is_tied_to_the_word_embeddings():
     model = module("method.mlm_weight=0.1")
     words = model.encoder.tower.model.get_input_embeddings().weight
@@ -152,6 +182,30 @@ def test_masks_do_not_depend_on_the_batch():
     for name in ("mlm_labels", "mlm_input_ids"):
         assert torch.equal(whole[name][1, :width], alone[name][0])
     assert (whole["mlm_labels"][1, width:] == -100).all()
+
+
+def views_of(path, lines, *words):
+    """The training set of a file of sentences."""
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    cfg = config("data.source=file", f"data.file={path}", "data.limit=null", *words)
+    return train_set(cfg, encoder(cfg).tokenizer)
+
+
+def test_masks_are_drawn_by_seed_epoch_and_sentence(tmp_path):
+    """One text many times: no two draws are equal, and places in the batch do not matter."""
+    lines = ["one two three four five six seven eight nine ten"] * 4
+    first, other = (
+        views_of(tmp_path / "a.txt", lines, "method.mlm_probability=0.5", f"seed={seed}")
+        for seed in (0, 1)
+    )
+    keys = [(0, 0), (1, 0), (2, 0)]
+    whole = first[keys]
+    batches = (whole, first[[(0, 1)]], other[[(0, 0)]])
+    draws = {tuple((row != -100).tolist()) for batch in batches for row in batch["mlm_labels"]}
+    assert len(draws) == 6 + 2 + 2
+    for name in ("mlm_labels", "mlm_input_ids"):
+        turned = first[keys[::-1]][name].view(2, 3, -1).flip(1)
+        assert torch.equal(whole[name].view(2, 3, -1), turned)
 
 
 def test_truncation_is_for_training_only():
@@ -377,6 +431,48 @@ def test_crop_keeps_a_run_of_words():
     assert "".join(kept) in "".join(words)
 
 
+def test_crop_has_the_rate_of_the_config_and_any_place():
+    change = augmentation(config("data.augment=crop", "data.augment_rate=0.7").data)
+    texts = {change("a b c d e f g h i j", np.random.default_rng(i), 1) for i in range(99)}
+    words = "abcdefghij"
+    assert texts == {" ".join(words[i : i + 3]) for i in range(8)}
+    assert change("a b", np.random.default_rng(0), 0) == "a b"
+    assert change("a", np.random.default_rng(0), 1) == "a"  # not nothing
+
+
+def test_synonyms_and_masked_model_are_those_of_the_config(monkeypatch):
+    asked = []
+    monkeypatch.setattr(data_module, "bundled", lambda *words: asked.append(words) or Path())
+    monkeypatch.setattr(data_module, "read_jsonl", lambda *_: [])
+    augmentation(config("data.augment=synonym", "data.root=here").data)
+    assert asked == [("wordnet", "here")]
+    weights = []
+    monkeypatch.setattr(
+        "common.encoders.text.tower.load_transformer",
+        lambda pretrained, **options: weights.append((pretrained, options["config"])),
+    )
+    monkeypatch.setattr(data_module, "MlmSubstitution", lambda model, tokenizer, *options: options)
+    words = ["data.augment=mlm", "data.augment_rate=0.4", "data.max_length=9"]
+    cfg = config(*words, "method.mlm_weight=0.0")
+    cfg.model.pretrained = "folder"
+    change = substitution(cfg, "tokenizer")
+    assert weights == [("folder", cfg.model.config)]
+    assert change(["rows"], None, 0) == ["rows"]
+    assert change.__closure__[0].cell_contents == (0.4, 9)
+
+
+def test_the_seed_draws_rows_and_views(tmp_path):
+    """Which rows a limit takes, and the noise of the second view."""
+    words = ["data.augment=crop", "data.augment_rate=0.5", "method.mlm_weight=0"]
+    rows = [f"w{i} x y z a b c d" for i in range(30)]
+    for lines, limit, view in ((rows, "data.limit=8", 0), (rows[:1] * 8, "data.limit=null", 1)):
+        drawn = []
+        for seed in (0, 1):
+            views = views_of(tmp_path / "a.txt", lines, *words, limit, f"seed={seed}")
+            drawn.append(views[[(i, 0) for i in range(8)]]["input_ids"].chunk(2)[view].tolist())
+        assert drawn[0] != drawn[1]
+
+
 def test_bucketed_batches_are_those_of_the_sampler():
     cfg = config("data.bucket_batches=4")
     data = sentence_data(cfg, train_set(cfg, encoder(cfg).tokenizer))
@@ -467,6 +563,11 @@ def test_reported_terms_are_of_the_masked_copies_and_of_other_rows():
     torch.testing.assert_close(
         terms["loss"] - 0.5 * expected, model.objective(*model.embed(data)).loss.detach()
     )
+    own = [float(first[i] @ second[i]) for i in range(3)]
+    assert float(terms["positive_cosine"]) == pytest.approx(sum(own) / 3, abs=1e-5)
+    hits = (first @ second.T).argmax(1) == torch.arange(3)
+    assert float(terms["top1"]) == pytest.approx(float(hits.float().mean()))
+    assert 0 <= float(terms["top1"]) != 0.5
 
 
 @pytest.mark.parametrize("kind", ["delete", "synonym"])
