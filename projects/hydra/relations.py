@@ -123,7 +123,7 @@ def class_pairs(num_classes: int, max_pairs: int, seed: int) -> list[tuple[int, 
 
 def sampled_pairs(labels: Tensor, max_pairs: int, seed: int) -> list[tuple[int, int]]:
     """`class_pairs` of the classes that have samples."""
-    classes = labels.unique().tolist()
+    classes = labels.unique().tolist()  # type: ignore[no-untyped-call]
     return [(classes[a], classes[b]) for a, b in class_pairs(len(classes), max_pairs, seed)]
 
 
