@@ -37,7 +37,9 @@ def write_index(cfg: Config, workspace: Workspace) -> int:
     options = cfg.index
     if options.input is None or options.output is None:
         raise UserError("set index.input (yfcc15m.pkl, cc12m.npy, ...) and index.output (a name)")
-    target = Path(options.output).expanduser().with_suffix(".csv")
+    target = Path(options.output).expanduser()
+    if target.suffix != ".csv":  # of a name such as cc12m-v1.0 nothing is cut off
+        target = target.with_name(f"{target.name}.csv")
     if target.exists():
         raise UserError(f"{target} exists: remove it, or set another index.output")
     path = own_file(options.input, cfg.data.root, "index")

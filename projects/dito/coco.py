@@ -225,6 +225,19 @@ def annotation_path(data: DitoData, training: bool) -> Path:
     return data_root(data.root) / named
 
 
+def require_judged(data: DitoData) -> None:
+    """Tell before training what would be wrong with the annotation file that is judged.
+
+    Raises:
+        UserError: no such file, another format, no image, or its first one cannot be read.
+    """
+    path = annotation_path(data, False)
+    images = read_coco(path, data.novel, training=False).images
+    if not images:
+        raise UserError(f"{path} names no image")
+    opened(folder_of(data, False) / images[0].file)
+
+
 def opened(path: Path) -> Image.Image:
     """A picture as RGB.
 

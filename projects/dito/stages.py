@@ -11,6 +11,7 @@ from common.config import UserError, to_dict
 from common.engine.experiment import Plan, Stage
 from common.engine.lifecycle.kept_weights import keep_weights, kept_path
 from common.evaluation.image_text.zeroshot import SIMPLE_TEMPLATES
+from projects.dito import coco
 from projects.dito.config import Config
 from projects.dito.data import base_names, num_samples, requirements, training_data
 from projects.dito.detection.coco_boxes import check_library
@@ -23,7 +24,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
     """Every stage of `method.stages`; runs of equal settings share the image-level ones.
 
     Raises:
-        UserError: nothing has pretrained the backbone, or what judges detections is not installed.
+        UserError: nothing has pretrained the backbone, what judges detections is not installed, or
+            the annotation file that is judged is not there or broken.
     """
     if cfg.method.needs_start() and "image" not in read_trained(cfg.model.init_from):
         raise UserError(
@@ -33,6 +35,8 @@ def stages(cfg: Config) -> Iterator[Stage]:
         )
     if cfg.eval.detections:
         check_library()
+    if cfg.data.source == "coco":
+        coco.require_judged(cfg.data)
     network = build_network(cfg.model, cfg.detect.rpn_convs)
     options = cfg.method
     steps = {"image": options.image_steps, "region": None, "detect": options.detect_steps}

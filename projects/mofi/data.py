@@ -24,7 +24,7 @@ from common.data.image.sources import (
     read_views,
 )
 from common.data.image.synthetic import synthetic_pairs
-from common.data.image_text.shards import Sample, names_of, sample_image
+from common.data.image_text.shards import Sample, is_local, names_of, sample_image
 from common.data.lines import LineFile
 from common.data.lookup import data_root, require
 from common.data.module import ContrastiveData
@@ -324,12 +324,16 @@ class AltTexts:
         return str(self.lines.row(index)["alt_text"])
 
 
-def files_of(cfg: Config) -> tuple[Path, Path]:
-    """The JSONL, or the first shard, and the table of entities alongside it."""
-    data = cfg.data
+def files_of(cfg: Config) -> tuple[Path, ...]:
+    """The JSONL, or the first shard, and last the table of entities alongside it.
+
+    The table of shards that a URL or a command gives lies in `data.root`.
+    """
+    data, root = cfg.data, data_root(cfg.data.root)
     name = next(names_of(str(data.shards))) if data.source == "webdataset" else str(data.files)
-    path = data_root(data.root) / name
-    return path, path.with_name(TABLE)
+    if data.source == "webdataset" and not is_local(name):
+        return (root / TABLE,)
+    return root / name, (root / name).with_name(TABLE)
 
 
 def read_entities(path: Path) -> list[EntityName]:

@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from common.data.image.labelled import LabelledPixels, balanced_subset, load_cifar10, resized
-from common.data.lookup import data_root
 from common.data.splits import clipart_key
 from common.encoders.modes import evaluated
 from common.engine.workspace import Workspace
@@ -37,7 +36,7 @@ from common.families.image_text.photographs import (
 from projects.mofi.bundled import training_drawings
 from projects.mofi.class_retrieval import average_precisions, class_retrieval
 from projects.mofi.config import Config
-from projects.mofi.gpr1200 import gpr1200_metrics
+from projects.mofi.gpr1200 import gpr1200_metrics, gpr_folder
 from projects.mofi.module import MOFI, QUALITY
 
 JUDGED_PHOTOS, PROBED_PHOTOS = 1000, 2000
@@ -67,9 +66,8 @@ def evaluate(cfg: Config, module: MOFI, workspace: Workspace) -> dict[str, float
             metrics |= evaluate_synthetic(cfg, module)
         if cfg.eval.datasets:
             metrics |= protocol(cfg, module, workspace)(cfg.eval.datasets)
-        if cfg.eval.gpr1200 is not None:
-            root = data_root(cfg.eval.root or cfg.data.root)
-            metrics |= gpr1200_metrics(cfg, module, root / cfg.eval.gpr1200, workspace)
+        if (folder := gpr_folder(cfg)) is not None:
+            metrics |= gpr1200_metrics(cfg, module, folder, workspace)
     return metrics
 
 

@@ -6,6 +6,7 @@ with MOFI's checkpoints.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,30 +17,37 @@ from torchvision.transforms.v2 import functional as F
 
 from common.config import UserError
 from common.data.decode import decode_image
-from common.data.lookup import require
+from common.data.lookup import data_root, require
 from common.engine.workspace import Workspace
 from common.families.image_text.data import eval_transform, normalization
 from projects.mofi.class_retrieval import class_retrieval
 from projects.mofi.config import Config
 from projects.mofi.module import MOFI
 
+SOURCE = "https://visual-computing.com/project/GPR1200"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # classes of a domain are neighbours: 200 each, in the order of the class index
 DOMAINS = ("landmarks", "nature", "sketches", "objects", "products", "faces")
 CLASSES_A_DOMAIN = 200
 
 
+def gpr_folder(cfg: Config) -> Path | None:
+    """Where the config says that GPR1200 lies; None if it is not judged."""
+    name = cfg.eval.gpr1200
+    return None if name is None else data_root(cfg.eval.root or cfg.data.root) / name
+
+
 def gpr_files(folder: Path) -> tuple[list[Path], Tensor]:
     """Images ``<class>_<anything>`` in numerical order of class, and their classes (N,).
 
     Raises:
-        UserError: no such folder, or a name that does not start with a class.
+        UserError: no such folder, a name that does not start with a class, or no class of two images.
     """
     require(
         folder,
         what="GPR1200",
         layout="<class index>_<name>.jpg, 12,000 images in one folder",
-        source="https://visual-computing.com/project/GPR1200",
+        source=SOURCE,
         size="1 GB",
     )
     files = []
@@ -50,8 +58,10 @@ def gpr_files(folder: Path) -> tuple[list[Path], Tensor]:
         if start is None:
             raise UserError(f"{path}: a name of GPR1200 starts with its class, such as 17_a.jpg")
         files.append((int(start[1]), path.name, path))
-    if len(files) < 2:
-        raise UserError(f"{folder} holds {len(files)} images: unpack GPR1200 there")
+    if len({label for label, _, _ in files}) == len(files):
+        raise UserError(
+            f"{folder} holds {len(files)} images, no two of one class: unpack GPR1200 there"
+        )
     files.sort()
     return [path for _, _, path in files], torch.tensor([label for label, _, _ in files])
 
@@ -104,10 +114,13 @@ def gpr1200_scores(
 ) -> dict[str, float]:
     """The metrics of any encoder of image files, (B, D) rows.
 
+    A domain of which no class has two images is left out.
+
     Raises:
         UserError: see `gpr_files`.
     """
     paths, labels = gpr_files(folder)
+    asked = [label for label, images in Counter(labels.tolist()).items() if images > 1]
     starts = range(0, len(paths), batch_size)
     parts = [
         encode(paths[start : start + batch_size]).float().cpu()
@@ -116,7 +129,7 @@ def gpr1200_scores(
     domains = {}
     for place, name in enumerate(DOMAINS):
         classes = range(place * CLASSES_A_DOMAIN, (place + 1) * CLASSES_A_DOMAIN)
-        if bool(torch.isin(labels, torch.tensor(classes)).any()):
+        if any(label in classes for label in asked):
             domains[name] = classes
     retrieval = class_retrieval(torch.cat(parts), labels, domains)
     return {f"gpr1200_{name}": value for name, value in retrieval.items()}

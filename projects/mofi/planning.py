@@ -8,6 +8,8 @@ from projects.mofi.bundled import training_drawings
 from projects.mofi.class_matrix import ClassMatrix
 from projects.mofi.config import Config
 from projects.mofi.data import files_of, read_entities
+from projects.mofi.gpr1200 import SOURCE as GPR1200
+from projects.mofi.gpr1200 import gpr_folder
 from projects.mofi.module import MOFI
 
 BUILD = "make run PROJECT=mofi TASK=build from your own images with alt-texts"
@@ -39,8 +41,8 @@ def class_bytes(cfg: Config, module: Any, ranks: int) -> dict[str, int]:
 
 def num_classes(cfg: Config) -> int:
     """Entities of the set; of one that is not on disk, what the config says."""
-    if cfg.data.source in ("jsonl", "webdataset") and files_of(cfg)[1].exists():
-        return len(read_entities(files_of(cfg)[1]))
+    if cfg.data.source in ("jsonl", "webdataset") and files_of(cfg)[-1].exists():
+        return len(read_entities(files_of(cfg)[-1]))
     return cfg.method.num_classes or 1000
 
 
@@ -57,6 +59,15 @@ def num_samples(cfg: Config) -> int:
 
 
 def requirements(cfg: Config) -> tuple[Requirement, ...]:
+    """Files of the training set, and GPR1200 where it is judged."""
+    folder = gpr_folder(cfg)
+    if folder is None:
+        return training_files(cfg)
+    judged = Requirement("eval: gpr1200", str(folder), folder.exists(), GPR1200)
+    return (*training_files(cfg), judged)
+
+
+def training_files(cfg: Config) -> tuple[Requirement, ...]:
     """Files of the training set."""
     if cfg.data.source == "pool":
         return tuple(map(bundled_requirement, ("cifar10", "drawings", "wordnet")))

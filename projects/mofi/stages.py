@@ -28,6 +28,7 @@ from projects.mofi.data import (
     train_transform,
     training_data,
 )
+from projects.mofi.gpr1200 import gpr_files, gpr_folder
 from projects.mofi.knowledge import entity_text
 from projects.mofi.module import MOFI
 from projects.mofi.select import Row, entity_table, frequency_filter, split_by_score
@@ -36,8 +37,10 @@ from projects.mofi.select import Row, entity_table, frequency_filter, split_by_s
 def stages(cfg: Config) -> Iterator[Stage]:
     """The recipe on the config's set; the pool is filtered first."""
     require_judged_sets(cfg)
+    if (folder := gpr_folder(cfg)) is not None:
+        gpr_files(folder)  # what is wrong with it is told before training
     if cfg.data.source == "webdataset":
-        table = read_entities(files_of(cfg)[1])
+        table = read_entities(files_of(cfg)[-1])
         counts = torch.tensor([entity.count for entity in table])
         module = MOFI(cfg, None, len(table), counts)
         yield Stage("train", module, streamed_data(cfg, table, build_tokenizer(cfg.model)))

@@ -10,14 +10,22 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
 from common.config import UserError
+from common.data.image.labelled import LabelledPixels
 from common.data.image.simclr import SimCLRTransform
-from common.data.image_text.captions import CaptionFiles
+from common.data.image.sources import CLIP_MEAN, CLIP_STD, CachedImages, TrainTransform
+from common.data.image_text.captions import CaptionFiles, CaptionLists
 from common.data.samplers import sample_rng
 from common.data.text.tokenizers import ClipTokenizer
 from common.engine.workspace import Workspace
-from common.families.image_text.data import train_transform
+from common.families.image_text.data import text_keys, train_transform
 from common.families.image_text.photographs import CLASSES, TEMPLATES
-from projects.clip_baselines.data import build_data, text_changes, view_transforms
+from projects.clip_baselines import data as data_module
+from projects.clip_baselines.data import (
+    build_data,
+    text_changes,
+    view_transforms,
+    wordnet_requirement,
+)
 from projects.clip_baselines.index import write_index
 from tests.projects.clip_baselines.conftest import config
 
@@ -209,6 +217,10 @@ def test_published_indices_become_pairs(tmp_path):
     assert indexed(tmp_path, cc12m, "cc12m.npy") == [("00/1.jpg", "a dog")]
     cc3m = [{"image_id": "7.jpg", "captions": ["one", "two"]}]
     assert indexed(tmp_path, cc3m, "cc3m.npy") == [("7.jpg", "one", "two")]
+    words = ["index.input=cc3m.npy", f"index.output={tmp_path}/cc3m-v1.0", f"data.root={tmp_path}"]
+    write_index(config(*words), Workspace(tmp_path / "w"))
+    assert (tmp_path / "cc3m-v1.0.csv").read_text() == "7.jpg,one\n"
+    assert (tmp_path / "cc3m-v1.0_description.txt").read_text() == "two\n"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +259,78 @@ def test_mini_mixes_drawings_and_photographs():
     assert min(actual["ids"][1:]) >= drawings
     again = data[[(drawings + 1, e) for e in range(5)]]["ids"].tolist()
     assert len(set(again)) > 1
+
+
+def test_settings_reach_the_loaders_and_the_views(monkeypatch, tmp_path):
+    """Workers, seed, where the validation's images are; statistics and interpolation of weak views
+    and strong ones."""
+    asked = []
+    monkeypatch.setattr(
+        "common.data.image.benchmarks.load_image_set", lambda name, root, _: asked.append(str(root))
+    )
+    words = ["data.num_workers=3", "seed=7", "eval.validate=resisc45", f"eval.root={tmp_path}"]
+    loaders = build_data(config(*words, "trainer.val_every_n_steps=1"), TOKENIZER)
+    assert (loaders.num_workers, loaders.seed, asked) == (3, 7, [str(tmp_path)])
+    looks = ["data.normalize=clip", "data.interpolation=bicubic", "data.jitter=[0.1,0.2,0.3,0.05]"]
+    for words in ([], ["data.image_augmentation=false"]):
+        for view in view_transforms(data_of(*looks, *words)):
+            assert (view.mean, view.std) == (CLIP_MEAN, CLIP_STD)
+            assert view.interpolation is InterpolationMode.BICUBIC
+            assert words or view.jitter == (0.1, 0.2, 0.3, 0.05)
+    weak = build_data(config("data.image_augmentation=false"), TOKENIZER).train_set[[(0, 0)]]
+    assert not torch.allclose(weak["views"][0], weak["images"])  # a crop of its own
+    weights = ["data.remove_stopwords_prob=0", "data.eda_weights=[0,1,0,0]"]
+    _, swap = text_changes(data_of(*weights))
+    assert {tuple(sorted(swap("a b c d", rng(i)).split())) for i in range(30)} == {tuple("abcd")}
+
+
+def test_texts_are_changed_alike_in_files_and_in_shards(pairs, monkeypatch):
+    """Clean texts and those of views in their places; every text of a pair may be drawn."""
+    monkeypatch.setattr(data_module, "text_changes", lambda data: ("clean", "view"))
+    monkeypatch.setattr(data_module, "shards", lambda data, samples, seed: samples)
+    monkeypatch.setattr(data_module, "_loaders", lambda cfg, train: train)
+    words = [*pairs, "data.captions_of_views=multi"]
+    files = build_data(config(*words), TOKENIZER)
+    stream = build_data(
+        config(*words, "data.source=webdataset", "data.shards=0.tar", "data.num_samples=4"),
+        TOKENIZER,
+    )
+    for texts in (files.texts, stream.texts):
+        assert (texts.clean_text, texts.view_text) == ("clean", "view")
+        assert (texts.captions, texts.num_views) == ("multi", 2)
+    assert stream.text_keys == text_keys(data_of(*words))
+    assert len(stream.text_keys) == 2
+
+
+def test_photographs_are_drawn_by_seed_and_share(monkeypatch):
+    """Each has its own captions, whatever row of an epoch reads it."""
+    asked = []
+
+    def photographs(root, count, seed, size):
+        asked.append((count, seed))
+        return LabelledPixels(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.arange(3), [])
+
+    images = CachedImages(torch.zeros(12, 3, 8, 8, dtype=torch.uint8), TrainTransform(8))
+    texts = CaptionLists([[f"drawing {i}"] for i in range(12)])
+    monkeypatch.setattr(data_module, "train_pairs", lambda *_: (images, texts))
+    monkeypatch.setattr(data_module.photographs, "photographs_to_train", photographs)
+    words = ["data.photos=3", "data.photo_share=0.4", "seed=5", "data.num_augs=0"]
+    words += ["method.separate_heads=false", "data.remove_stopwords_prob=0"]
+    train = build_data(config(*words, name="mini"), TOKENIZER).train_set
+    assert (len(train), asked) == (20, [(3, 5)])
+    drawn = train[[(i, 0) for i in range(20)]]
+    known = [f"drawing {i}" for i in range(12)]
+    assert [row[0] for row in drawn["texts"][:12]] == known
+    for (text,), row in zip(drawn["texts"][12:], drawn["ids"][12:].tolist(), strict=True):
+        assert text in [template.format(CLASSES[row - 12]) for template in TEMPLATES]
+
+
+def test_wordnet_is_needed_where_synonyms_are_drawn():
+    words = ["data.wordnet=elsewhere"]
+    assert [r.name for r in wordnet_requirement(config(*words))] == ["data: WordNet"]
+    assert wordnet_requirement(config()) == []
+    for word in ("data.text_augmentation=false", "data.eda_synonyms=false"):
+        assert wordnet_requirement(config(*words, word)) == []
 
 
 def test_views_have_the_probabilities_of_the_config():

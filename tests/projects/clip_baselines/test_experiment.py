@@ -2,6 +2,7 @@
 17)."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from common.evaluation.image_text.zeroshot import (
 )
 from common.families.image_text.data import eval_transform
 from common.families.image_text.drawings import pool_pairs
+from common.families.image_text.drawings_evaluation import training_rows
 from projects.clip_baselines import build, heads_file
 from projects.clip_baselines import evaluate as evaluation
 from projects.clip_baselines.evaluate import WEIGHTS, combined, evaluate_pool, readouts
@@ -98,8 +100,16 @@ def test_item_14_evaluation_of_an_untrained_model_has_all_readouts_near_chance(
     monkeypatch.setattr(evaluation, "read_held_out", lambda cfg: rows)
     cfg = config("data.train_fraction=0.05", name="mini")
     module = build(cfg).plan().module().eval()
+    scores, plain = [], evaluation.retrieval_gallery
+    monkeypatch.setattr(
+        evaluation, "retrieval_gallery", lambda s, *more: scores.append(s) or plain(s, *more)
+    )
     with torch.inference_mode():
         metrics = evaluate_pool(cfg, module, Workspace(tmp_path))
+    assert torch.equal(scores[0], scores[1].T)
+    assert not torch.equal(scores[0], scores[1])
+    chances = [metrics[f"{name}_chance"] for name in ("cifar_top1", "name_recall_at_10")]
+    assert metrics["score_chance"] == pytest.approx(sum(chances) / 2)
     assert sum(name.endswith("_score") and not name.startswith("chance") for name in metrics) == 11
     assert metrics["score"] == pytest.approx(metrics["ens_0.5_score"], abs=1e-6)
     assert metrics["cifar_top1"] < 0.2
@@ -135,6 +145,7 @@ def test_loss_on_training_names_is_of_drawings_that_were_trained_on(monkeypatch)
     _, texts = pool_pairs(cfg, eval_transform(cfg.data))
     trained = {texts.texts(i)[0] for i in range(len(texts))}
     assert len(texts) == round(0.05 * 3456)
+    assert seen == [texts.texts(i)[0] for i in training_rows(len(texts), 150)]
     assert len(seen) == 128
     assert set(seen) <= trained
     assert actual["loss_gap"] == actual["pair_loss_test"] - actual["pair_loss_train"]
@@ -228,6 +239,8 @@ def test_export_opens_in_open_clip_with_equal_embeddings_and_keeps_both_heads(tm
         )
     assert float(again.local_scale.log_scale) == 1.5
     assert ZeroShot(tmp_path).weight == pytest.approx(0.4)  # that of the run's headline read-out
+    assert ZeroShot(tmp_path, weight=0).weight == 0
+    assert not ZeroShot(tmp_path).heads.training
     (tmp_path / heads_file.FILE).unlink()
     with pytest.raises(UserError, match="separate heads"):
         experiment.load_export(tmp_path)
@@ -383,8 +396,19 @@ def test_rows_of_the_pool_are_of_the_split_and_of_new_weights(tmp_path, monkeypa
         "evaluate_pool",
         lambda cfg, module, *_: judged.append(module) or dict.fromkeys(names, float(len(judged))),
     )
-    cfg, module = config("eval.datasets=[]", name="mini"), module_of()
+    seeds, untrained = [], evaluation.modes.untrained
+    monkeypatch.setattr(
+        evaluation.modes,
+        "untrained",
+        lambda make, seed, like: seeds.append(seed) or untrained(make, seed, like),
+    )
+    monkeypatch.setattr(evaluation, "evaluate_image_set", lambda cfg, module, name: {name: 1.0})
+    cfg = config("eval.datasets=[pets,dtd]", "seed=3", name="mini")
+    module = module_of()
+    module.local_scale.log_scale.data.fill_(1.0)
     actual = evaluation.evaluate(cfg, module, Workspace(tmp_path), module_of)
-    assert [actual[n] for n in ("score", "untrained_score")] == [1, 2]
+    assert [actual[n] for n in ("score", "untrained_score", "pets", "dtd")] == [1, 2, 1, 1]
+    assert actual["local_scale"] == pytest.approx(math.e)
+    assert seeds == [3]
     assert judged[0] is module
     assert judged[1] is not module

@@ -11,6 +11,8 @@ from torch import nn
 
 from common.config import UserError
 from common.encoders.sync_norm import SyncBatchNorm
+from projects.clip_baselines import lips
+from projects.clip_baselines import module as rocket
 from projects.clip_baselines import open_clip_parts as parts
 from projects.clip_baselines.lips import barlip, siamlip, swalip, swalip_v1
 from projects.clip_baselines.network import encode, prototype_scores
@@ -121,6 +123,55 @@ def test_items_3_to_9_a_method_s_loss_is_that_of_its_functions_with_the_publishe
         torch.testing.assert_close(module.losses(rows)["loss"], expected)
     assert float(scale) > 14
     assert basic or float(local) == pytest.approx(5)
+
+
+def test_settings_reach_the_losses(monkeypatch):
+    """None of them is the recipe's."""
+    seen = {}
+
+    def watch(owner, name):
+        plain = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *a, **options: seen.update({name: options}) or plain(*a, **options)
+        )
+
+    watch(rocket, "cl2l")
+    for name in ("barlip", "swalip", "swalip_v1"):
+        watch(lips, name)
+    words = ["method.gather_grad=true", "method.reduction=avg", "method.label_smoothing=0"]
+    words += ["method.barlow_lambda=0.01", "method.barlow_weight=0.5"]
+    words += ["method.sinkhorn_epsilon=0.07", "method.sinkhorn_iterations=5"]
+    for own in (["barlip"], ["swalip"], ["swalip", *BASIC]):
+        module = module_of(f"method.name={own[0]}", *words, *own[1:])
+        module.losses(batch(views=module.num_views))
+    assert seen["cl2l"] == {"label_smoothing": 0, "reduction": "avg", "gather_grad": True}
+    assert seen["barlip"] == {"off_diagonal": 0.01, "weight": 0.5}
+    assert seen["swalip_v1"] == {"epsilon": 0.07, "iterations": 5}
+    assert seen["swalip"] == seen["swalip_v1"] | {"gather_grad": True}
+    words = ["method.momentum=0.75", "model.max_logit_scale=20", "method.head_dim=48"]
+    module = module_of("method.name=byolip", *words, "method.sync_batchnorm=false")
+    assert module.average.momentum == 0.75
+    module.local_scale.log_scale.data.fill_(9.0)
+    module.after_optimizer_step()
+    assert float(module.local_scale()) == pytest.approx(20)
+    assert module.heads.local["image"].layers[0].weight.shape[0] == 48
+    assert not any(isinstance(m, SyncBatchNorm) for m in module.modules())
+
+
+def test_views_take_the_children_of_their_own():
+    """With `separate_children` neither projector nor predictor sees both kinds of views."""
+    module = module_of("method.name=siamlip", "method.separate_children=true").eval()
+    child, x = module.heads.child["text"], torch.randn(4, 32)
+    for parts_of in (child.projector, child.predictor):
+        kept = [p.clone() for p in parts_of[1].parameters()]
+        before = [child(x, augmented)[1] for augmented in (False, True)]
+        for parameter in parts_of[1].parameters():
+            parameter.data.mul_(-2)
+        after = [child(x, augmented)[1] for augmented in (False, True)]
+        assert torch.equal(before[0], after[0])
+        assert not torch.allclose(before[1], after[1])
+        for parameter, value in zip(parts_of[1].parameters(), kept, strict=True):
+            parameter.data.copy_(value)
 
 
 def test_item_6_targets_get_no_gradient_but_through_the_predictor():

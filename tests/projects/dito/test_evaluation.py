@@ -263,3 +263,58 @@ def test_scenes_tell_base_names_from_novel_ones(monkeypatch, tmp_path):
     assert evaluate.evaluate_scenes(cfg, network, scenes, Workspace(tmp_path))["box_recall"] == 0
     assert splits[0] == [False, *map(is_base, scenes.names)]
     assert 0 < sum(splits[0]) < len(scenes.names)
+
+
+def test_captions_names_and_maps_are_those_of_their_scene(monkeypatch, tmp_path):
+    """Beyond the first batch too; base and novel names apart; the gallery tells right from
+    wrong; chance is a box's mean share of the scene."""
+    numbers = torch.arange(4, dtype=torch.uint8)
+    boxes = torch.tensor([[[0.0, 0, 16, 16], [0, 0, 8, 8]]]).repeat(4, 1, 1)
+    labels = torch.tensor([[0, 1], [1, 2], [2, 0], [2, 1]])
+    scenes = Scenes(
+        numbers[:, None, None, None].expand(4, 3, 32, 32), boxes, labels, ["a", "b", "c"]
+    )
+    network = SimpleNamespace(
+        trained=["detect"],
+        log_temperature=torch.zeros(()),
+        classes=lambda names, _: torch.eye(4),
+        tokenizer=lambda texts: torch.tensor([int(text) for text in texts]),
+        text_vectors=lambda tokens: torch.eye(4)[tokens],
+        image_vectors=lambda images: torch.eye(4)[images[:, 0, 0, 0].long()],
+    )
+    asked, shown = [], {}
+
+    def maps(network, images, texts, kind):
+        asked.extend(zip(images[:, 0, 0, 0].tolist(), texts.argmax(-1).tolist(), strict=True))
+        return torch.zeros(len(images), 2, 8, 8)
+
+    regions = torch.eye(4)[1 + torch.tensor([[0, 1], [0, 0], [2, 2], [0, 0]])]
+    monkeypatch.setattr(Scenes, "caption", lambda self, i: str(i))
+    monkeypatch.setattr(evaluate, "transform_of", lambda data: SimpleNamespace(batch=lambda x: x))
+    monkeypatch.setattr(
+        evaluate, "regions_of", lambda n, images, *_: regions[images[:, 0, 0, 0].long()]
+    )
+    monkeypatch.setattr(evaluate, "similarity_maps", maps)
+    monkeypatch.setattr(evaluate, "is_base", lambda name: name == "a")
+    monkeypatch.setattr(evaluate, "draw_boxes", lambda picture, boxes, names: names)
+    monkeypatch.setattr(Workspace, "gallery", lambda self, title, rows: shown.update({title: rows}))
+    cfg = config("eval.batch_size=2")
+    actual = evaluate.named_regions(cfg, network, scenes, Workspace(tmp_path))
+    assert actual["caption_r1_in_batch"] == 1
+    assert actual["region_top1"] == 3 / 8
+    assert actual["region_top1_base"] == 0.5
+    assert actual["region_top1_novel"] == pytest.approx(1 / 3)
+    assert [[r["correct"] for r in row["results"]] for row in shown["regions"]] == [
+        [True, True],
+        [False, False],
+        [True, False],
+        [False, False],
+    ]
+    monkeypatch.setattr(evaluate, "scenes_of", lambda cfg, part: scenes)
+    limited = evaluate.transfer(config("eval.batch_size=2", "eval.limit=1"), network)
+    assert limited["transfer_region_top1"] == 1
+    chance = evaluate.locality(cfg, network, scenes)["pointing_chance"]
+    assert chance == pytest.approx((16 * 16 + 8 * 8) / 2 / 32**2)
+    texts = [[1 + y for y in row] for row in labels.tolist()]
+    kinds = ("patch", "region")
+    assert asked == [(i, texts[i]) for first in (0, 2) for _ in kinds for i in (first, first + 1)]

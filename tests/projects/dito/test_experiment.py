@@ -17,7 +17,7 @@ from common.engine import checkpoint as ckpt
 from common.engine.workspace import Workspace
 from common.models import load as load_model
 from projects.dito import build, coco, detector, evaluate, inference, tasks
-from projects.dito.data import CocoBoxes, base_names
+from projects.dito.data import CocoBoxes, base_names, num_samples
 from projects.dito.detector import Detections, detect
 from projects.dito.folder import export, load, load_network
 from projects.dito.inference import Detector
@@ -281,6 +281,78 @@ def test_item_10_novel_boxes_of_files_are_left_out_of_training(novel, tmp_path):
         coco.read_coco(tmp_path / "bad.json", novel, training=True)
     with pytest.raises(UserError, match="cocodataset"):
         coco.read_coco(tmp_path / "absent.json", novel, training=True)
+
+
+def test_training_images_are_jittered_anew_by_seed_and_epoch(tmp_path, monkeypatch):
+    """Of the training folder, by `data.jitter`; images without a target are no samples."""
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+        write_set(tmp_path / name)
+    content = json.loads((tmp_path / "train/set.json").read_text())
+    content["annotations"] = content["annotations"][:2]
+    (tmp_path / "train/set.json").write_text(json.dumps(content))
+    (tmp_path / "val/11.jpg").unlink()
+    words = ["data.source=coco", f"data.root={tmp_path}", "data.eval_json=val/set.json"]
+    words += ["data.train_json=train/set.json", "data.train_images=train", "data.eval_images=val"]
+    words += ["method.stages=[detect]", "data.jitter=[0.5,0.6]"]
+    assert num_samples(config(*words)) == 1
+    seen, plain = [], coco.jittered
+
+    def spy(picture, boxes, labels, size, jitter, rng, outlines):
+        seen.append((tuple(jitter), rng.random()))
+        return plain(picture, boxes, labels, size, jitter, rng, outlines)
+
+    monkeypatch.setattr(coco, "jittered", spy)
+    for seed in (0, 1):
+        CocoBoxes(config(*words, f"seed={seed}"))[[(0, 0), (0, 1)]]
+    assert {jitter for jitter, _ in seen} == {(0.5, 0.6)}
+    assert len({number for _, number in seen}) == 4
+
+
+def test_what_is_judged_is_looked_at_before_training(tmp_path, exported):
+    """A wrong name of the judged file or folder was told when the training was over."""
+    write_set(tmp_path)
+    words = ["data.source=coco", f"data.root={tmp_path}", "data.train_json=set.json"]
+    words += ["method.stages=[detect]", f"model.init_from={exported}"]
+    next(build(config(*words, "data.eval_json=set.json")).stages())
+    empty = {"images": [], "annotations": [], "categories": []}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    for wrong, told in (
+        (["data.eval_json=other.json"], "other.json"),
+        (["data.eval_json=empty.json"], "names no image"),
+        (["data.eval_json=set.json", "data.eval_images=none"], "cannot read"),
+    ):
+        with pytest.raises(UserError, match=told):
+            next(build(config(*words, *wrong)).stages())
+
+
+@pytest.mark.parametrize("novel", ["coco", "lvis"])
+def test_a_judged_file_is_cut_to_what_is_asked(novel, tmp_path, exported, monkeypatch):
+    """`eval.limit` images, boxes of the classes that take part; pictures of the judged folder."""
+    (tmp_path / "val").mkdir()
+    path = write_set(tmp_path / "val")
+    content = json.loads(path.read_text())
+    if novel == "coco":
+        content["categories"].append({"id": 5, "name": "wig"})
+        content["annotations"].append({"image_id": 11, "category_id": 5, "bbox": [1, 1, 9, 9]})
+    path.write_text(json.dumps(content))
+    words = ["data.source=coco", f"data.root={tmp_path}", f"data.novel={novel}"]
+    words += ["data.eval_json=val/set.json", "data.eval_images=val", "data.train_images=train"]
+    words += ["method.stages=[detect]", "eval.detections=true", "eval.limit=1"]
+    cfg, judged = config(*words, f"model.init_from={exported}"), []
+    monkeypatch.setattr(
+        evaluate,
+        "box_metrics",
+        lambda truth, results, **options: judged.append((truth, options["style"])) or {},
+    )
+    network, _ = load_network(exported)
+    with evaluation_mode(network):
+        evaluate.evaluate_files(cfg, network, Workspace(tmp_path / "w"))
+    ((truth, style),) = judged
+    assert style == novel
+    assert [row["id"] for row in truth["images"]] == [11]
+    assert [row["category_id"] for row in truth["annotations"]] == [3, 7]
+    assert [row["id"] for row in truth["categories"]] == [3, 7, 9]
 
 
 def test_jittered_boxes_follow_their_picture():

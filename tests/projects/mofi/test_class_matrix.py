@@ -5,6 +5,10 @@ import pytest
 import torch
 
 from projects.mofi.class_matrix import ClassMatrix, sample_classes
+from projects.mofi.classifier import EntityClassifier
+from projects.mofi.data import synthetic_set
+from projects.mofi.stages import stages
+from tests.projects.mofi.conftest import config, module_of
 
 
 def test_full_moments_equal_torch_s_sparse_adam():
@@ -86,6 +90,40 @@ def test_all_classes_need_no_correction():
         assert torch.equal(logs, torch.zeros(4))
     _, logs = sample_classes(labels, 4, 3, np.random.default_rng(0), weights)
     assert (logs < 0).all()
+
+
+def test_settings_reach_the_class_vectors():
+    """Their own initialisation, decay and rate; Adam's constants are those of `optim`."""
+    words = ["method.class_std=0.5", "method.class_weight_decay=0.3", "method.class_moments=row"]
+    words += ["optim.betas=[0.7,0.8]", "optim.eps=1e-5", "optim.weight_decay=0.9"]
+    module = module_of(*words, "method.class_lr_scale=3")
+    matrix, rates = module.classifier.matrix, []
+    assert (matrix.betas, matrix.eps, matrix.weight_decay) == ((0.7, 0.8), 1e-5, 0.3)
+    assert matrix.moments == "row"
+    assert 0.4 < float(matrix.weight.std()) < 0.6
+    module.current_lr, matrix.update_ = lambda: 0.1, rates.append
+    module.after_optimizer_step()
+    assert rates == [pytest.approx(0.3)]
+
+
+def test_every_step_and_seed_draws_its_own_classes():
+    """Odds are numbers of images to a power; they come with the set of every source."""
+
+    def drawn(seed, step):
+        cfg, counts = config("method.sampled=9", "method.sampling=frequency"), torch.arange(1, 201)
+        classifier = EntityClassifier(200, 4, cfg.method, cfg.optim, seed, counts)
+        assert classifier.odds == pytest.approx(counts.numpy() ** 0.5)
+        classifier.matrix.step.fill_(step)
+        taken, take = [], classifier.matrix.take
+        classifier.matrix.take = lambda ids: taken.append(ids.tolist()) or take(ids)
+        classifier(torch.ones(1, 4), torch.tensor([3]), torch.tensor([[3]]))
+        return tuple(taken[0])
+
+    assert drawn(0, 0) == drawn(0, 0)
+    assert len({drawn(seed, step) for seed in (0, 1) for step in (0, 1)}) == 4
+    cfg = config("method.sampling=frequency", "method.frequency_power=1")
+    counts = synthetic_set(cfg).counts.tolist()
+    assert next(stages(cfg)).module.classifier.odds.tolist() == counts
 
 
 @pytest.mark.parametrize(

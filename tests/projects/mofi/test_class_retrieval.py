@@ -29,6 +29,8 @@ def test_chance_is_the_mean_over_random_orders():
     maps = [class_retrieval(torch.randn(60, 40, generator=g), y) for _ in range(60)]
     mean = np.mean([m["map"] for m in maps])
     assert mean == pytest.approx(maps[0]["map_chance"], abs=0.004)
+    alone = class_retrieval(torch.eye(3), torch.tensor([0, 0, 1]))  # no query, but in the way
+    assert alone["map_chance"] == pytest.approx((1 + 1 / 2) / 2)
 
 
 def test_macro_mean_and_domains():

@@ -11,9 +11,19 @@ import torch
 from PIL import Image
 
 from common.config import UserError
-from projects.mofi.bundled import CLASS_ALIASES, half_of, linked_rows, precision, read_pool
+from common.data.image.labelled import LabelledPixels
+from projects.mofi import build, bundled, planning
+from projects.mofi.bundled import (
+    CLASS_ALIASES,
+    Pool,
+    half_of,
+    linked_rows,
+    precision,
+    read_pool,
+)
 from projects.mofi.config import Config
 from projects.mofi.data import (
+    IMAGE_STREAM,
     NO_ENTITY,
     file_set,
     read_entities,
@@ -21,7 +31,14 @@ from projects.mofi.data import (
     synthetic_set,
     training_data,
 )
-from projects.mofi.stages import filter_config, filter_path, pool_set, scored, stages
+from projects.mofi.stages import (
+    filter_config,
+    filter_path,
+    pool_set,
+    score_rows,
+    scored,
+    stages,
+)
 from tests.projects.mofi.conftest import TOKENIZER, batch_of, config
 
 POOL = (
@@ -136,7 +153,10 @@ def test_the_filters_never_see_what_they_score(pool, tmp_path, monkeypatch):
         "score_rows": lambda cfg, module, pool, rows, part: judged.append(set(part.tolist())),
     }.items():
         monkeypatch.setattr(f"projects.mofi.stages.{name}", stub)
-    assert [stage.name for stage in scored(cfg, actual, rows)] == ["filter_0", "filter_1"]
+    filters = list(scored(cfg, actual, rows))
+    assert [stage.name for stage in filters] == ["filter_0", "filter_1"]
+    trainers = [stage.trainer for stage in filters]
+    assert trainers == [{"max_steps": cfg.filter.steps, "val_every_n_steps": None}] * 2
     assert [own & other for own, other in zip(learnt, judged, strict=True)] == [set(), set()]
     assert judged[0] | judged[1] == set(range(len(actual.images)))
     halves = half_of(cfg, actual.names)
@@ -163,6 +183,48 @@ def test_the_filters_do_not_depend_on_the_rate_of_the_recipe():
     assert places("optim.lr=1e-2") == places() == places("method.recipe=supervised")
     assert places("filter.lr=1e-2") != places()
     assert places("filter.lr=null", "optim.lr=1e-2")[0] == 1e-2
+    assert len({*places()[1], *places("seed=5")[1]}) == 4  # a half of a seed has its own weights
+
+
+def test_scores_are_of_names_alone_and_stay_with_their_image(monkeypatch):
+    """Rows outside of the part keep theirs."""
+    texts = {}
+
+    def words(cfg, module, asked):
+        texts.update({text: place for place, text in enumerate(asked)})
+        return torch.eye(2)[: len(asked)]
+
+    monkeypatch.setattr("projects.mofi.stages.encode_texts", words)
+    pictures = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    monkeypatch.setattr("projects.mofi.stages.encode_images", lambda cfg, module, x: pictures[x])
+    oak, lark = ({"id": n, "name": n, "description": "x", "clip_score": 9} for n in ("oak", "lark"))
+    rows = [{"entities": [dict(e) for e in own]} for own in ([oak], [oak], [lark, oak])]
+    pool = Pool(torch.arange(3), [], [], [])
+    score_rows(config(name="mini"), None, pool, rows, torch.tensor([2, 0]))
+    assert texts == {"a lark": 0, "a oak": 1}
+    scores = [[round(e["clip_score"], 4) for e in row["entities"]] for row in rows]
+    assert scores == [[0.2], [9], [0.5, 0.6]]
+
+
+def test_the_pool_is_drawn_by_the_seed(monkeypatch):
+    """Drawings and halves; a photograph's truth is its class. An epoch has as many images as
+    `data.train_fraction` leaves."""
+    photos = LabelledPixels(torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([2, 0, 9]), [])
+    drawings = [(f"{i}.svg", f"name {i}", f"noun {i}") for i in range(40)]
+    monkeypatch.setattr(bundled, "photographs_to_train", lambda *_: photos)
+    monkeypatch.setattr(
+        bundled, "pool_images", lambda names, data: torch.zeros(len(names), 3, 8, 8)
+    )
+    for module in (bundled, planning):
+        monkeypatch.setattr(module, "training_drawings", lambda root: drawings)
+    cfg, other = (config("data.train_fraction=0.5", f"seed={s}", name="mini") for s in (0, 1))
+    pool, again = read_pool(cfg), read_pool(other)
+    assert pool.truth[:3] == [list(CLASS_ALIASES)[y] for y in (2, 0, 9)]
+    assert [t.split()[1] for t in pool.truth[3:]] == [n[:-4] for n in pool.names[3:]]
+    assert len(pool.names) == len(again.names) == 23
+    assert pool.names != again.names
+    assert half_of(cfg, drawings).tolist() != half_of(other, drawings).tolist()
+    assert planning.num_samples(cfg) == cfg.data.photos + 20
 
 
 def test_selection_of_the_pool_raises_the_precision_of_labels(pool):
@@ -237,7 +299,20 @@ def test_a_stream_has_the_batches_of_the_same_files(files):
     for name in ("images", "tokens", "labels", "entities", "ids"):
         assert torch.equal(batch[name], expected[name]), name
     assert (batch["texts"], batch["skipped"]) == (expected["texts"], 1)
-    assert next(stages(cfg)).module.classifier.matrix.num_classes == 2
+    cfg.method.sampling = "frequency"
+    classifier = next(stages(cfg)).module.classifier
+    assert classifier.matrix.num_classes == len(classifier.odds) == 2
+    assert build(cfg).plan().module().classifier.matrix.num_classes == 2
+
+
+def test_the_table_of_shards_from_elsewhere_lies_in_the_root(files):
+    """It was looked for below a folder named as the URL."""
+    urls = "data.shards=https://host/{00..03}.tar"
+    words = ["data.source=webdataset", urls, "data.num_samples=4", f"data.root={files}"]
+    cfg = config(*words)
+    assert len(next(stages(cfg)).module.classifier.matrix.weight) == 2
+    needed = [r for r in build(cfg).plan().requirements if r.name.startswith("data: ")]
+    assert [(r.name, r.present) for r in needed] == [("data: entities.tsv", True)]
 
 
 def test_damaged_sets_are_refused(files):
@@ -271,7 +346,7 @@ def test_configs_that_cannot_be_are_refused(words, told):
         config(*words)
 
 
-def test_a_batch_names_what_it_holds(files):
+def test_a_batch_names_what_it_holds(files, monkeypatch):
     """Rows of the readable images alone, their own entities and numbers, and how many are left
     out; two images of one epoch draw independently."""
     (files / "a.png").write_bytes(b"no image")
@@ -287,8 +362,15 @@ def test_a_batch_names_what_it_holds(files):
     assert len(data) == 40
     numbers = data.data.numbers
     both = [i for i in range(40) if len(numbers[i]) == 2]
-    places = [[numbers[i].index(data[[(i, e)]]["labels"].item()) for e in range(24)] for i in both]
-    assert len({tuple(row) for row in places}) > 10
+
+    def places():
+        asked = [[data[[(i, e)]]["labels"].item() for e in range(24)] for i in both]
+        return [[numbers[i].index(y) for y in row] for i, row in zip(both, asked, strict=True)]
+
+    plain = places()
+    assert len({tuple(row) for row in plain}) > 10
+    monkeypatch.setattr("projects.mofi.data.LABEL_STREAM", IMAGE_STREAM)
+    assert places() != plain  # the entity does not follow from the crop
 
 
 def test_settings_reach_the_loader_and_the_transform(files):

@@ -10,9 +10,16 @@ import torch
 from safetensors.torch import save_file
 
 from common.config import UserError
+from common.data.image.sources import EvalTransform
 from common.data.samplers import sample_rng
 from common.engine.workspace import Workspace
-from projects.mofi.build_set import build_set, checked_description, read_input
+from projects.mofi.build_set import (
+    build_set,
+    checked_description,
+    first_uses,
+    read_input,
+    score_rows,
+)
 from projects.mofi.config import Config
 from projects.mofi.extract import (
     checked_mentions,
@@ -90,6 +97,11 @@ def test_links_weigh_prior_and_context(known):
     (alone,) = table_linker(known, None)(["x"], [["lark"]], RNGS)
     assert names[alone[0].entity] == "Q1"
     assert alone[0].prob == pytest.approx(3 / 4)
+    for mentions in (["skylark", "lark"], ["lark", "skylark"]):
+        (twice,) = table_linker(known, None)(["x"], [mentions], RNGS)
+        assert [(names[link.entity], link.prob) for link in twice] == [
+            ("Q1", 1)
+        ]  # its best mention
     vectors = torch.eye(5)
     vectors[1] = vectors[4]  # the other lark is seen with boats
     linked = table_linker(known, vectors)
@@ -173,6 +185,8 @@ def test_item_13_cap_keeps_the_root_of_a_frequent_entity():
     assert kept["B"] == 50
     assert abs(kept["A"] - 400) < 60  # 1600 * sqrt(100 / 1600)
     assert frequency_filter(rows, 5, cap=100)[0] == actual
+    both, _ = frequency_filter(rows_of(*[[("A", 1), ("B", 1)]] * 400), 5, cap=100)
+    assert {len(row["entities"]) for row in both} == {1, 2}  # each is thinned by itself
 
 
 def test_item_8_statistics_of_the_set():
@@ -246,6 +260,34 @@ def test_items_8_9_13_the_whole_engine_on_files(captions, exported, tmp_path, ca
     (captions.parent / "i2e.jsonl.parts/score/part-000001.jsonl").unlink()
     run(cfg)
     assert Path(cfg.build.output).read_bytes() == first
+
+
+def test_a_finished_set_is_reported_with_what_it_lost(tmp_path):
+    """The rows to check by hand are of the set; before the filters, images had the entities that
+    unreadable ones lose."""
+    linked = rows_of([("A", 0.5)], [("A", 0.5)], [("B", 0.5)], [("C", 0.5), ("A", 0.5)])
+    rows = [*linked[:3], {**linked[3], "entities": [], "unreadable": "3.png: broken"}]
+    select = config("select.min_images=2").select
+    actual = finish(rows, linked, tmp_path / "set.jsonl", select)
+    assert (actual["num_images"], actual["num_images_before"]) == (2, 4)
+    assert (actual["num_entities"], actual["num_entities_before"]) == (1, 3)
+    lines = (tmp_path / "hand_check.tsv").read_text().splitlines()
+    assert {line.split("\t")[0] for line in lines} == {"0.png", "1.png"}
+    uses = [(use["id"], use["caption"]) for use in first_uses(linked)]
+    assert uses == [("A", "text 0"), ("B", "text 2"), ("C", "text 3")]
+
+
+def test_pictures_are_scored_as_their_tower_takes_them(monkeypatch):
+    """Side and statistics are the tower's own, not CLIP's."""
+    towers = SimpleNamespace(image_size=24, image_mean=(0.5, 0.4, 0.3), image_std=(0.1, 0.2, 0.3))
+    towers.eval, towers.to = lambda: towers, lambda place: None
+    monkeypatch.setattr("projects.mofi.build_set.open_clip_dual_encoder", lambda *_: towers)
+    seen = []
+    monkeypatch.setattr(
+        "projects.mofi.build_set.scored", lambda e, transform, *_: seen.append(transform) or []
+    )
+    score_rows("clip", Path(), 4, "cpu")(rows_of([("A", 0)]), ())
+    assert seen == [EvalTransform(24, towers.image_mean, towers.image_std)]
 
 
 def test_other_vectors_or_pictures_are_another_set(captions, tmp_path, monkeypatch):

@@ -125,8 +125,9 @@ def test_probes_learn_from_training_photographs(monkeypatch, tmp_path):
     monkeypatch.setattr(
         ev,
         "class_embeddings",
-        lambda encode, names, templates: features(
-            torch.tensor([ev.CLASSES.index(n) for n in names])
+        lambda encode, names, templates: (
+            asked.update(templates=templates)
+            or features(torch.tensor([ev.CLASSES.index(n) for n in names]))
         ),
     )
     module = SimpleNamespace(encode_texts=None)
@@ -136,6 +137,7 @@ def test_probes_learn_from_training_photographs(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "items/zeroshot_top1.json").read_text()) == [1, 1, 1, 0]
     assert (actual["knn"], actual["probe"]) == (1, 4)
     assert asked["ks"] == (3,)
+    assert asked["templates"] is ev.UNSEEN_PHOTO_TEMPLATES
     assert (asked["split"], asked["size"], asked["train"]) == ("train", 8, True)
     assert torch.equal(asked["test"], judged.photos.labels)
     cfg.eval.probe = False

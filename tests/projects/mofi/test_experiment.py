@@ -15,7 +15,7 @@ from common.data.image.sources import CLIP_MEAN, CLIP_STD
 from common.encoders.modes import untrained
 from common.engine import checkpoint as ckpt
 from common.engine.workspace import Workspace
-from projects.mofi import build
+from projects.mofi import baselines, build
 from projects.mofi.baselines import colour_features, pixel_features
 from projects.mofi.class_retrieval import class_retrieval
 from projects.mofi.evaluate import evaluate, near_copies, pool_retrieval
@@ -27,7 +27,8 @@ from projects.mofi.gpr1200 import (
     released_resize,
 )
 from projects.mofi.module import MOFI
-from projects.mofi.released import evaluate_released
+from projects.mofi.released import evaluate_released, released_model
+from projects.mofi.stages import stages
 from projects.mofi.tasks import BATCH, Embedder, annotate, nearest_entities, search
 from tests.projects.mofi.conftest import config, module_of
 
@@ -81,6 +82,28 @@ def test_item_10_gpr1200_of_a_folder(tmp_path):
         read_image(config(), folder / "cat.png")
 
 
+def test_a_part_of_gpr1200_has_the_domains_that_have_queries(tmp_path):
+    """A domain of single images is left out; a folder without two images of a class is refused,
+    and before training."""
+    folder = gpr_folder(tmp_path / "gpr")
+    Image.new("RGB", (40, 40)).save(folder / "1100_0.png")
+
+    def encode(paths):
+        return torch.nn.functional.one_hot(gpr_files(folder)[1][: len(paths)] % 7, 8).float()
+
+    actual = gpr1200_scores(encode, folder, 99, Workspace(tmp_path))
+    assert actual["gpr1200_map_nature"] == 1
+    assert "gpr1200_map_faces" not in actual
+    named = [f"data.root={tmp_path}", "eval.gpr1200=gpr"]
+    next(stages(config(*named)))
+    rows = {r.name: r.present for r in build(config(*named)).plan().requirements}
+    assert rows["eval: gpr1200"]
+    for path in folder.glob("*_[12].png"):
+        path.unlink()
+    with pytest.raises(UserError, match="no two of one class"):
+        next(stages(config(*named)))
+
+
 def test_released_checkpoints_are_scored_by_their_own_protocol(tmp_path):
     """A folder that transformers opens; pixels of CLIP's statistics, resized as tensors."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -115,6 +138,7 @@ def test_released_checkpoints_are_scored_by_their_own_protocol(tmp_path):
         states = model.vision_model(pixel_values=((image - mean) / std)[None]).pooler_output
         expected = F.normalize(model.visual_projection(states), dim=1)
     torch.testing.assert_close(seen[0]([path]), expected, atol=1e-5, rtol=1e-4)
+    assert not released_model(tmp_path / "mofi-b16-hf").training
     with pytest.raises(UserError, match=r"set released\.model"):
         evaluate_released(config(*words), Workspace(tmp_path))
     with pytest.raises(UserError, match="apple/ml-mofi"):
@@ -290,6 +314,41 @@ def test_a_long_table_of_entities_is_embedded_in_batches(exported, monkeypatch):
     actual = model.encode_text(texts)
     assert sizes == [BATCH, 3]
     assert torch.allclose(actual, torch.nn.functional.normalize(whole, dim=1), atol=1e-6)
+
+
+def test_a_gallery_has_all_pictures_and_a_class_all_prompts(exported, tmp_path, monkeypatch):
+    """Whatever the case of a suffix, by name; the stated templates and no other."""
+    for name in ("B.PNG", "a.jpg", "notes.txt"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name, "png")
+    seen, asked = [], []
+
+    def encode_image(self, images, *_):
+        seen.append([Path(image).name for image in images])
+        return torch.eye(2)[: len(images)]
+
+    def encode_text(self, texts):
+        asked.extend(texts)
+        return torch.eye(2)[: len(texts)]
+
+    monkeypatch.setattr(Embedder, "encode_image", encode_image)
+    monkeypatch.setattr(Embedder, "encode_text", encode_text)
+    words = [f"search.run={exported}", f"search.gallery={tmp_path}", "search.inputs=[x.png]"]
+    search(config(*words), Workspace(tmp_path / "w"))
+    assert seen == [["x.png"], ["B.PNG", "a.jpg"]]
+    Embedder(exported).classify(["x.png"], ["cat"])
+    Embedder(exported).classify(["x.png"], ["cat"], ["one {}", "the {}"])
+    assert asked == ["a photo of a cat.", "one cat", "the cat"]
+
+
+def test_chance_leaves_nothing_of_the_pixels_in_its_report(tmp_path, monkeypatch):
+    def pixels(cfg, workspace):
+        workspace.items("cifar_map", [0.5])
+        return {"cifar_map": 0.5, "cifar_map_chance": 0.2}
+
+    monkeypatch.setattr(baselines, "raw_pixels", pixels)
+    actual = baselines.chance(config(name="mini"), Workspace(tmp_path))
+    assert actual == {"cifar_map": 0.2, "zeroshot_top1": 0.1}
+    assert not (tmp_path / "items").exists()
 
 
 @pytest.mark.parametrize("recipe", ["supervised", "multitask"])
