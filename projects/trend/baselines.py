@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import UserError
 from common.encoders.modes import untrained as as_training_begins
 from common.engine.callbacks import step_seed
 from common.engine.workspace import Workspace
-from projects.trend.config import Config
+from projects.trend.config import Config, Source
 from projects.trend.evaluate import held_sets, judged
 from projects.trend.evaluation.average_precision import FrameBoxes, nuscenes_metrics
 from projects.trend.finetune import Finetune, labelled_source
@@ -23,7 +24,7 @@ from projects.trend.probes import (
 )
 from projects.trend.scans.augment import PlanarSimilarity
 from projects.trend.scans.boxes import BoxesInGrid, labelled_frames
-from projects.trend.sources import open_source
+from projects.trend.sources import open_source, set_folder
 
 ELEVATION, AZIMUTH = 2.0, 10.0  # degrees of a cell of directions
 NEAR = 2.0  # metres within which boxes of a class count as one place
@@ -35,7 +36,12 @@ def copy_frame(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def median_range(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The median range of the training scans in the direction of a ray, whatever the scan shows."""
+    """The median range of the training scans in the direction of a ray, whatever the scan shows.
+
+    Raises:
+        UserError: see `check_apart`.
+    """
+    check_apart(cfg, cfg.data.sources[0])
     typical = [_median_table(held) for _, held in held_sets(cfg, "train")]
     sets = []
     for (prefix, held), table in zip(held_sets(cfg), typical, strict=True):
@@ -62,8 +68,14 @@ def untrained(cfg: Config, workspace: Workspace) -> dict[str, float]:
 
 
 def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
-    """The same boxes for every scan: labelled boxes with the most others of their class near."""
-    data = open_source(cfg, labelled_source(cfg), "labelled", cfg.finetune.folder)
+    """The same boxes for every scan: labelled boxes with the most others of their class near.
+
+    Raises:
+        UserError: see `check_apart`.
+    """
+    source = labelled_source(cfg)
+    check_apart(cfg, source, cfg.finetune.folder)
+    data = open_source(cfg, source, "labelled", cfg.finetune.folder)
     select, still = BoxesInGrid(cfg.data, cfg.finetune.classes), PlanarSimilarity()
     places = labelled_frames(data, cfg.finetune.frames)
     rows = [select(frame, still) for frame in readable_scans(data, places)]
@@ -80,6 +92,17 @@ def usual_boxes(cfg: Config, workspace: Workspace) -> dict[str, float]:
     truth = [true_boxes(frame) for frame in readable_frames(test_frames(cfg))]
     guesses = [FrameBoxes(boxes[kept], labels[kept], scores)] * len(truth)
     return nuscenes_metrics(guesses, truth, cfg.finetune.classes)
+
+
+def check_apart(cfg: Config, source: Source, folder: str | None = None) -> None:
+    """Refuse to learn from the scans that are judged.
+
+    Raises:
+        UserError: a user's scans without a folder of training scans.
+    """
+    own = cfg.eval.own is not None
+    if own and not (source == "npz" and (set_folder(cfg, source, folder) / "train").is_dir()):
+        raise UserError(f"it learns from training scans, and {cfg.eval.own} has judged ones alone")
 
 
 def _all_sets(

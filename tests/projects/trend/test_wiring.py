@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.config import UserError
 from common.engine.callbacks import step_seed
 from projects.trend import baselines, data, evaluate, finetune, forecasts, probes
 from projects.trend import module as method
@@ -405,6 +406,18 @@ def test_seeds_of_samples_stages_and_detector_are_those_of_the_config():
         for seed in (5, 6)
     ]
     assert scans[0].shape != scans[1].shape or not np.array_equal(*scans)
+
+
+def test_no_baseline_learns_from_judged_scans(tmp_path):
+    cfg = config("data.sources=[npz]", f"data.folder={tmp_path}")
+    cfg.eval.own = str(tmp_path)
+    for baseline in (baselines.median_range, baselines.usual_boxes):
+        with pytest.raises(UserError, match="has judged ones alone"):
+            baseline(cfg, None)
+    (tmp_path / "train").mkdir()
+    baselines.check_apart(cfg, "npz")
+    with pytest.raises(UserError, match="has judged ones alone"):
+        baselines.check_apart(cfg, "kitti")  # all drives of a user are judged
 
 
 def test_the_intensity_error_is_of_intensities(monkeypatch):
