@@ -262,7 +262,7 @@ class KindSource(Dataset[Any]):
         shape = next((p.shape for row in pictures for p in row), None)
         if shape is None:
             raise UserError(
-                f"no document of a batch has a picture in its first data.max_document="
+                "no document of a batch shows a picture within data.max_document="
                 f"{self.data.max_document} tokens: raise it, or data.batch_size"
             )
         whole = torch.zeros(len(samples), places, *shape)  # fewer pictures: zeros

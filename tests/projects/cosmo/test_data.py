@@ -578,7 +578,7 @@ def test_conversations_left_out_and_cut_are_counted(tmp_path, tokenizer, caplog)
         assert source.batch([(0, 0), (1, 0)])["input_ids"].shape == (2, 40)
     assert source.cut == 1
     assert "1 conversations so far had more than data.max_document=40 tokens" in caplog.text
-    with pytest.raises(UserError, match=r"has a picture in its first data.max_document=40"):
+    with pytest.raises(UserError, match="shows a picture within data.max_document=40"):
         KindSource("interleaved_image", Wordy(), words, Zeros(), cfg.data, 0).batch([(0, 0)])
 
 
